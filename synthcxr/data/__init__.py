@@ -1,0 +1,1 @@
+"""Radiographs on disk: sources that are read, the DATASET folder that everything after `prepare` works on."""

@@ -1,0 +1,92 @@
+"""What a DATASET folder says of itself: the checks of its manifest, its counts, its card."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from synthcxr.data.record import SHARD_PATTERN, SPLITS
+from synthcxr.errors import DatasetError, shown
+
+SCHEMA_VERSION = 1
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """dataset.json of a folder, its schema version checked.
+
+    Raises:
+        DatasetError: none there, or one of another version.
+    """
+    file = path / "dataset.json"
+    if not file.is_file():
+        raise DatasetError(f"{shown(path)} isn't a dataset (no dataset.json); make one with `synthcxr prepare`")
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{shown(file)} must be JSON ({error}); prepare the dataset again") from error
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DatasetError(
+            f"{shown(file)}: schema_version = {version} must be {SCHEMA_VERSION}; prepare the dataset again"
+        )
+    return info
+
+
+def check_manifest(path: Path, table: pa.Table) -> None:
+    """Ids unique, shards inside the folder, splits known and disjoint by patient.
+
+    Raises:
+        DatasetError: the rule that is broken, with the first that breaks it.
+    """
+    unknown = set(pc.unique(table.column("split")).to_pylist()) - set(SPLITS)
+    if unknown:
+        raise DatasetError(f"{shown(path)}: split = {min(unknown)!r} must be one of {', '.join(SPLITS)}")
+    for shard in pc.unique(table.column("shard")).to_pylist():
+        if not re.fullmatch(SHARD_PATTERN, shard):
+            raise DatasetError(f"{shown(path)}: shard = {shard!r} must be a name such as 00000.tar")
+    if pc.count_distinct(table.column("id")).as_py() != table.num_rows:
+        raise DatasetError(f"{shown(path)}: an image id comes twice in the manifest; ids must be unique")
+    splits = table.group_by("patient").aggregate([("split", "count_distinct")])
+    shared = splits.filter(pc.greater(splits.column("split_count_distinct"), 1)).column("patient").to_pylist()
+    if shared:
+        raise DatasetError(
+            f"{shown(path)}: patient {shared[0]!r} ({len(shared)} in all) is in more than one split; split by patient"
+        )
+
+
+def counts_of(table: pa.Table) -> dict[str, Any]:
+    """Images and patients, in all and in each split."""
+    split_counts = Counter(table.column("split").to_pylist())
+    pairs = set(zip(table.column("patient").to_pylist(), table.column("split").to_pylist(), strict=True))
+    patients = Counter(split for _, split in pairs)
+    return {
+        "images": table.num_rows,
+        "patients": len(pairs),
+        "splits": {name: {"images": split_counts[name], "patients": patients[name]} for name in SPLITS},
+    }
+
+
+def card(name: str, info: dict[str, Any], table: pa.Table) -> str:
+    """The dataset card; says "none" or "unknown" rather than nothing."""
+    counts = info["counts"]
+    licences = {tuple(pair.values()) for pair in table.select(["source", "licence"]).to_pylist()}
+    sizes = pc.min_max(table.column("width")).as_py()
+    synthetic = "The images are synthetic: no patient looks like this." if info["origin"] == "synthetic" else ""
+    lines = [
+        f"# {name}", "",
+        f"{counts['images']} chest radiographs ({info['origin']}), {counts['patients']} patients. {synthetic}".strip(),
+        "", "| source | licence |", "|---|---|",
+        *(f"| {source} | {licence} |" for source, licence in sorted(licences)),
+        "", "| split (by patient) | images | patients |", "|---|---|---|",
+        *(f"| {split} | {n['images']} | {n['patients']} |" for split, n in counts["splits"].items()),
+        "", f"- width: {sizes['min']} to {sizes['max']} pixels" if counts["images"] else "- width: no image",
+        f"- bits a pixel: {', '.join(map(str, sorted(set(table.column('bits').to_pylist())))) or 'no image'}",
+        *(f"- {key}: {value if value is not None else 'none'}" for key, value in info["preprocessing"].items()),
+        "", "Columns and layout: `manifest.parquet` has one row an image; `shards/` is WebDataset.",
+        "Not for diagnosis. Don't try to identify anyone.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Pure maths of diffusion: signal-to-noise ratios, targets, loss weights, the noise of an image.
+
+Notation: x_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from synthcxr.runs import derive_seed
+
+
+def alpha_sigma(alphas_cumprod: torch.Tensor, t_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha and sigma at integer timesteps, each (b, 1, 1, 1); alphas_cumprod is the schedule, (T,)."""
+    squared = alphas_cumprod[t_b].view(-1, 1, 1, 1)
+    return squared.sqrt(), (1 - squared).sqrt()
+
+
+def noised(x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """x_t of clean latents."""
+    return alpha * x_bchw + sigma * noise_bchw
+
+
+def v_target(x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """v = alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D); well defined at zero terminal SNR, where it is -x_0."""
+    return alpha * noise_bchw - sigma * x_bchw
+
+
+def min_snr_weight(alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Weight of the squared error of v: min(SNR, gamma) / (SNR + 1) (Hang et al. 2023, eq. 6, for v).
+
+    It falls with SNR, to 0 at zero terminal SNR: high noise, where the layout of a picture is settled, counts little.
+    """
+    snr = (alpha / sigma).square()
+    return snr.clamp(max=gamma) / (snr + 1)
+
+
+def stratified_timesteps(uniform_b: torch.Tensor, steps: int) -> torch.Tensor:
+    """Integer timesteps (b,) in [0, steps), one in each of b equal strata: less noise in the loss than b free draws.
+
+    Args:
+        uniform_b: (b,) in [0, 1).
+    """
+    count = len(uniform_b)
+    places = (torch.arange(count, dtype=torch.float64) + uniform_b.double()) / count
+    return (places * steps).long().clamp_max(steps - 1)
+
+
+def image_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
+    """Initial noise (b, *shape) in float32: each image's from a CPU generator of its own, so that a batch changes nothing."""
+    generators = [torch.Generator().manual_seed(derive_seed(seed, "initial noise")) for seed in seeds]
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])

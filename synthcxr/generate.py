@@ -1,0 +1,145 @@
+"""Generator: requests in, pictures out, one at a time. A picture depends on model, condition, seed and settings alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from pydantic import Field
+from tqdm import tqdm
+
+from synthcxr.conditions import Condition, to_prompt
+from synthcxr.config import Config
+from synthcxr.diffusion import image_noise
+from synthcxr.errors import ModelError
+from synthcxr.images import from_float
+from synthcxr.model.folder import Model
+from synthcxr.model.prompts import PromptEmbeddings, embed, understood
+
+SamplerName = Literal["dpm++", "ddim"]
+
+
+class SamplerSettings(Config):
+    """How pictures are drawn from the model.
+
+    `dpm++` is the second-order multistep solver of Lu et al. 2022 (DPM-Solver++), `ddim` that of Song et al. 2021
+    without noise. Both are deterministic once the initial noise is drawn.
+    """
+
+    sampler: SamplerName = "dpm++"
+    steps: int = Field(20, ge=1, le=1000)
+    guidance: float = Field(2.0, ge=1, le=30, description="classifier-free guidance; 1 switches it off")
+
+
+class Request(Config):
+    """One picture that is asked for."""
+
+    condition: Condition = Condition()
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One picture: uint8 (resolution, resolution), what was asked, and the prompt that the model was told."""
+
+    pixels: np.ndarray
+    request: Request
+    prompt: str
+
+
+class Stopped(Exception):
+    """The caller's `stop` said so."""
+
+
+class Generator:
+    """Turns requests into pictures, in order, in batches of any size with the same result.
+
+    Args:
+        model: from `load_model`.
+        batch_size: pictures drawn at once; memory grows with it, the pictures don't change.
+    """
+
+    def __init__(self, model: Model, settings: SamplerSettings | None = None, batch_size: int = 4):
+        self.model, self.settings, self.batch_size = model, settings or SamplerSettings(), batch_size
+        self._embedded: dict[str, PromptEmbeddings] = {}
+
+    def prompt(self, condition: Condition) -> tuple[str, list[str]]:
+        """The canonical prompt the model is told, and the words of the condition that it never saw."""
+        info = self.model.info
+        kept, missing = understood(condition, info.template, info.words)
+        return to_prompt(kept, info.template), missing
+
+    def __call__(
+        self, requests: Sequence[Request], progress: bool = True, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Generated]:
+        """Yield one picture a request, in order.
+
+        Args:
+            stop: asked at each step; once it's true, no more is drawn.
+
+        Raises:
+            Stopped: `stop` was true.
+        """
+        requests = list(requests)
+        with tqdm(total=len(requests), desc="generate", unit="image", disable=not progress or not requests) as bar:
+            for start in range(0, len(requests), self.batch_size):
+                batch = requests[start : start + self.batch_size]
+                for generated in self._draw(batch, stop):
+                    bar.update()
+                    yield generated
+
+    @torch.inference_mode()
+    def _draw(self, batch: list[Request], stop: Callable[[], bool]) -> list[Generated]:
+        pipeline, settings, size = self.model.pipeline, self.settings, self.model.info.resolution
+        prompts = [self.prompt(request.condition)[0] for request in batch]
+        pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
+        side = size // pipeline.vae_scale_factor
+        noise = image_noise([request.seed for request in batch], (pipeline.unet.config.in_channels, side, side))
+
+        def watch(_pipeline: object, _step: int, _timestep: int, tensors: dict) -> dict:
+            if stop():
+                raise Stopped
+            return tensors
+
+        images = pipeline(
+            **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
+            num_inference_steps=settings.steps, guidance_scale=settings.guidance, output_type="pt",
+            callback_on_step_end=watch,
+        ).images  # fmt: skip
+        pixels = from_float(images.float().mean(dim=1).cpu().numpy() * 2 - 1)
+        return [
+            Generated(image, request, prompt) for image, request, prompt in zip(pixels, batch, prompts, strict=True)
+        ]
+
+    def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """The pipeline's arguments for these prompts and the empty one; each distinct prompt is encoded once."""
+        new = [prompt for prompt in dict.fromkeys([*prompts, ""]) if prompt not in self._embedded]
+        if new:
+            encoded = embed(self.model.pipeline, new)
+            self._embedded |= {prompt: encoded.select([row]) for row, prompt in enumerate(new)}
+        asked, empty = ([self._embedded[p] for p in said] for said in (prompts, [""] * len(prompts)))
+        arguments = {
+            "prompt_embeds": torch.cat([one.tokens for one in asked]),
+            "negative_prompt_embeds": torch.cat([one.tokens for one in empty]),
+        }
+        if asked[0].pooled is not None:
+            arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
+            arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])
+        return arguments
+
+
+def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin:
+    """A fresh sampler over the noise schedule that a model was trained with.
+
+    Raises:
+        ModelError: the model's schedule isn't one these samplers run on.
+    """
+    if not hasattr(schedule, "betas"):
+        raise ModelError(f"sampler {name!r} doesn't run on the schedule of this model ({type(schedule).__name__})")
+    if name == "ddim":
+        return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=True)
+    return DPMSolverMultistepScheduler.from_config(
+        schedule.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )

@@ -1,0 +1,1 @@
+"""The embedded architecture, and model folders in the diffusers layout."""

@@ -1,0 +1,137 @@
+"""MODEL folders: the diffusers layout plus synthcxr.json and a card. Stock folders and hub ids open as well."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from pydantic import ValidationError
+
+from synthcxr.conditions import DEFAULT_TEMPLATE
+from synthcxr.config import Config
+from synthcxr.errors import ModelError, shown
+from synthcxr.runs import atomic_path, hash_files
+
+EMBEDDED = Path(__file__).parents[1] / "weights"
+INFO = "synthcxr.json"
+SHARD_SIZE = "15MB"
+
+
+class ModelInfo(Config):
+    """What `synthcxr.json` adds to a diffusers folder.
+
+    `words` are those its training prompts held (None: unknown, as for stock checkpoints). `data_hash` is of the
+    training images. `audit` is the result of the privacy audit, None until there was one.
+    """
+
+    schema_version: int = 1
+    name: str
+    template: str = DEFAULT_TEMPLATE
+    resolution: int
+    preprocessing: str = "centre square, antialiased resize, [-1, 1]"
+    words: tuple[str, ...] | None = None
+    data_hash: str | None = None
+    audit: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline ready to run, what is known of it, and the hash of its files."""
+
+    pipeline: DiffusionPipeline
+    info: ModelInfo
+    hash: str
+
+
+def save_model(model: Model, folder: Path, card: str, half: bool = True) -> str:
+    """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
+
+    Args:
+        card: Markdown of the model card (README.md).
+        half: weights as float16, which halves them at no visible cost.
+    """
+    folder = Path(folder)
+    pipeline = model.pipeline
+    previous = {name: part.dtype for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    new = folder.with_name(f"{folder.name}.new")
+    if new.exists():
+        shutil.rmtree(new)
+    with atomic_path(new) as temporary:
+        if half:
+            pipeline.to(dtype=torch.float16)
+        try:
+            pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
+        finally:
+            for name, dtype in previous.items():
+                pipeline.components[name].to(dtype=dtype)
+        (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
+        (temporary / "README.md").write_text(card)
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
+    return hash_of(folder)
+
+
+def load_model(source: str | Path | None = None, device: str | torch.device = "cpu") -> Model:
+    """Open the embedded model (None), a folder in the diffusers layout, or a hub id with its revision ("id@revision").
+
+    Only safetensors are read, and no code from the hub is run.
+
+    Raises:
+        ModelError: no such folder, no model in it, weights missing or damaged, or a hub id without a revision.
+    """
+    folder = _resolve(EMBEDDED if source is None else source)
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{shown(folder)} isn't a model (no model_index.json); give a folder in the diffusers layout")
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{shown(folder)} can't be loaded ({reason}); restore its files or train again") from error
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return Model(pipeline, _info(folder, pipeline), hash_of(folder))
+
+
+def hash_of(folder: Path) -> str:
+    """sha256 over weights and configurations: what decides the pictures. The card isn't part of it."""
+    return hash_files(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+
+
+def _resolve(source: str | Path) -> Path:
+    """The local folder of a model; a hub id is fetched at its pinned revision."""
+    path = Path(source)
+    if path.exists():
+        return path
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)@([\w.-]+)", str(source))
+    if not match:
+        raise ModelError(
+            f"model {str(source)!r} must be a folder in the diffusers layout or a hub id with a revision (owner/name@revision)"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"model {source!r} can't be fetched ({reason}); check the id, the revision, the network") from error
+
+
+def _info(folder: Path, pipeline: DiffusionPipeline) -> ModelInfo:
+    file = folder / INFO
+    if not file.is_file():  # a stock folder
+        scale = getattr(pipeline, "vae_scale_factor", 8)
+        size = pipeline.unet.config.sample_size if hasattr(pipeline, "unet") else 64
+        return ModelInfo(name=folder.name, resolution=size * scale)
+    try:
+        return ModelInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{shown(file)} isn't valid ({reason}); restore it or train again") from error

@@ -1,0 +1,87 @@
+"""DATASETs as one array of pixels at one resolution: what both stages read from."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.record import Record
+from synthcxr.errors import DatasetError
+from synthcxr.images import from_float, to_float, to_square
+from synthcxr.runs import atomic_path
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Images of one split.
+
+    Attributes:
+        pixels: uint8 (n, resolution, resolution), a memory map.
+        records: n of them.
+        native: (n,) pixels of the smaller side of the file that was read, at most the resolution.
+        hash: of the images and the resolution.
+    """
+
+    pixels: np.ndarray
+    records: list[Record]
+    native: np.ndarray
+    hash: str
+
+    @property
+    def sharp(self) -> np.ndarray:
+        """Indices of images that are native at the resolution or above: only they may teach detail."""
+        return np.flatnonzero(self.native >= self.pixels.shape[-1])
+
+
+def load_corpus(
+    datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path
+) -> Corpus:
+    """Read one split of all datasets, with at most `per_patient` images of a patient, the sharpest first.
+
+    The pixels are written to `cache` once; a later call maps the same file.
+
+    Raises:
+        DatasetError: the split is empty.
+    """
+    chosen: list[tuple[Dataset, Record]] = []
+    for dataset in datasets:
+        patients: dict[str, list[Record]] = {}
+        for record in dataset.split(split):
+            patients.setdefault(record.patient, []).append(record)
+        for records in patients.values():
+            # By hash, not by date: a series' first images would be healthier than its later ones.
+            records.sort(key=lambda record: (-_native(record, resolution), sha256(record.id.encode()).digest()))
+            chosen += [(dataset, record) for record in records[:per_patient]]
+    if not chosen:
+        names = ", ".join(str(dataset.path) for dataset in datasets)
+        raise DatasetError(f"{names}: no image in split {split!r}; prepare with a larger dataset or another holdout")
+    digest = sha256("".join(record.sha256 for _, record in chosen).encode() + bytes(str(resolution), "ascii"))
+    path = cache / f"pixels-{split}-{digest.hexdigest()[:16]}.npy"
+    if not path.exists():
+        _write_pixels(path, chosen, resolution)
+    records = [record for _, record in chosen]
+    native = np.array([_native(record, resolution) for record in records])
+    return Corpus(np.load(path, mmap_mode="r"), records, native, digest.hexdigest())
+
+
+def _native(record: Record, resolution: int) -> int:
+    return min(record.native_width, record.native_height, resolution)
+
+
+def _write_pixels(path: Path, chosen: list[tuple[Dataset, Record]], resolution: int) -> None:
+    def read(item: tuple[Dataset, Record]) -> np.ndarray:
+        dataset, record = item
+        return from_float(to_square(to_float(dataset.read(record)), resolution))
+
+    with atomic_path(path) as temporary:
+        shape = (len(chosen), resolution, resolution)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with ThreadPoolExecutor(4) as pool:
+            for index, image in enumerate(tqdm(pool.map(read, chosen), "pixels", len(chosen))):
+                pixels[index] = image
+        pixels.flush()

@@ -1,0 +1,220 @@
+"""Stage 2: the denoiser with its text encoder, on cached latents."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.nn.functional import affine_grid, grid_sample
+from tqdm import tqdm
+from transformers import CLIPTextModelWithProjection
+
+from synthcxr.conditions import Condition, FindingState, canonical_words, to_prompt
+from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_timesteps, v_target
+from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.images import contact_sheet
+from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
+from synthcxr.model.embedded import build_pipeline, build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from synthcxr.model.folder import Model, ModelInfo
+from synthcxr.model.prompts import words_of
+from synthcxr.runs import atomic_path, derive_seed
+from synthcxr.train.autoencoder import to_images
+from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
+from synthcxr.train.config import TrainConfig
+from synthcxr.train.corpus import Corpus
+
+SHEET_CONDITIONS = (
+    {"findings": ["No Finding"], "age": 30, "sex": "female", "view": "PA"},
+    {"findings": ["No Finding"], "age": 70, "sex": "male", "view": "PA"},
+    {"findings": ["Cardiomegaly"], "age": 60, "sex": "female", "view": "PA"},
+    {"findings": ["Pleural Effusion"], "age": 65, "sex": "male", "view": "PA"},
+    {"findings": ["Pneumothorax"], "age": 45, "sex": "male", "view": "AP"},
+    {"findings": ["Edema", "Infiltration"], "age": 55, "sex": "female", "view": "AP"},
+    {"findings": ["Atelectasis"], "view": "AP"},
+    {},
+)
+
+
+class DenoiserModule(nn.Module):
+    """UNet and text encoder as one module, so that a wrapper for several processes sees one forward pass."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModelWithProjection):
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(
+        self, latents_bchw: torch.Tensor, t_b: torch.Tensor, tokens: torch.Tensor, time_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """v for noisy latents; the prompt reaches the UNet exactly as the stock SDXL pipeline hands it over."""
+        text = self.text_encoder(tokens, output_hidden_states=True)
+        conditions = {"text_embeds": text.text_embeds, "time_ids": time_ids}
+        return self.unet(latents_bchw, t_b, text.hidden_states[-2], added_cond_kwargs=conditions).sample
+
+
+class DenoiserStage:
+    """What the loop asks of a stage; see loop.Stage."""
+
+    name = "denoiser"
+
+    def __init__(
+        self, config: TrainConfig, train: Corpus, validation: Corpus, autoencoder: ChestAutoencoder, cache: Path,
+        device: torch.device,
+    ):  # fmt: skip
+        self.config, self.settings = config, config.denoiser
+        self.train, self.validation, self.autoencoder = train, validation, autoencoder
+        sharp = np.repeat(train.sharp, config.sharp_repeats - 1)
+        self.items = np.concatenate([np.arange(len(train.records)), sharp])
+        self.scheduler = build_scheduler()
+        self.tokenizer = build_tokenizer(canonical_words(), self.settings.shape.tokens)
+        torch.manual_seed(derive_seed(config.seed, "denoiser weights"))
+        unet = build_unet(self.settings.shape, autoencoder.config.latent_channels, config.resolution)
+        text_encoder = build_text_encoder(self.settings.shape, self.tokenizer)
+        self.module = DenoiserModule(unet.to(memory_format=torch.channels_last), text_encoder)
+        rng = np.random.default_rng(config.seed)
+        self.checked = rng.permutation(len(validation.records))[: self.settings.validation_images]
+        tag = json.dumps([autoencoder.config.scaling_factor, config.seed, self.settings.variants])
+        self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
+        self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the images of a step, for error messages."""
+        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+        return [self.train.records[index].id for index in indices]
+
+    def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
+        """Mean weighted error of v over this process's part of the batch of one step."""
+        settings = self.settings
+        indices = batch_items(self.items, self.config.seed, step, settings.batch_size)
+        rng = step_rng(self.config.seed, "denoiser", step)
+        variants = rng.integers(0, settings.variants, len(indices))
+        moments = np.stack([self.latents[i, variant] for i, variant in zip(indices, variants, strict=True)])
+        prompts = [
+            training_prompt(
+                self.train.records[index].condition, settings.template, rng,
+                settings.caption_dropout, settings.part_dropout, settings.negatives,
+            )
+            for index in indices
+        ]  # fmt: skip
+        weighted, _ = self._errors(
+            module, share(moments, rank, processes), share(prompts, rank, processes),
+            share(self.train.native[indices], rank, processes), rng, rank, processes, device,
+        )  # fmt: skip
+        return weighted.mean()
+
+    def _errors(
+        self, module: nn.Module, moments: np.ndarray, prompts: list[str], native: np.ndarray,
+        rng: np.random.Generator, rank: int, processes: int, device: torch.device,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Weighted and plain mean squared error of v for each image, (b,). Noise is drawn for all processes alike."""
+        total, shape = len(prompts) * processes, moments.shape[2:]
+        mean, logvar = torch.from_numpy(moments.astype(np.float32)).chunk(2, dim=1)
+        draws = torch.from_numpy(rng.standard_normal((2, total, mean.shape[1], *shape), dtype=np.float32))
+        draws = draws[:, rank::processes]
+        latents = (mean + (0.5 * logvar).exp() * draws[0]) * self.autoencoder.config.scaling_factor
+        t_b = stratified_timesteps(torch.from_numpy(rng.random(total)), len(self.scheduler.alphas_cumprod))
+        t_b = t_b[torch.from_numpy(rng.permutation(total))][rank::processes]
+        alpha, sigma = (part.to(device) for part in alpha_sigma(self.scheduler.alphas_cumprod, t_b))
+        latents, noise = latents.to(device), draws[1].to(device)
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        noisy = noised(latents, noise, alpha, sigma).contiguous(memory_format=torch.channels_last)
+        told = module(noisy, t_b.to(device), tokens.to(device), self._time_ids(native).to(device)).float()
+        plain = (told - v_target(latents, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
+        gamma = self.settings.min_snr
+        return plain * (min_snr_weight(alpha, sigma, gamma).flatten() if gamma else 1.0), plain
+
+    def _time_ids(self, native: np.ndarray) -> torch.Tensor:
+        """SDXL's micro-conditions (b, 6): native height and width, no crop, target height and width."""
+        target = np.full_like(native, self.config.resolution)
+        zeros = np.zeros_like(native)
+        return torch.from_numpy(np.stack([native, native, zeros, zeros, target, target], axis=1)).float()
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """Mean errors of v on held-out patients, with the same noise, timesteps and full prompts each time."""
+        weighted, plain = [], []
+        for number, part in enumerate(np.array_split(self.checked, max(1, len(self.checked) // 32))):
+            rng = step_rng(self.config.seed, "validation", number)
+            prompts = [to_prompt(self.validation.records[i].condition, self.settings.template) for i in part]
+            errors = self._errors(
+                module, self.checked_latents[part], prompts, self.validation.native[part], rng, 0, 1, device
+            )
+            weighted += errors[0].tolist()
+            plain += errors[1].tolist()
+        return {"loss": float(np.mean(weighted)), "mse": float(np.mean(plain)), "images": float(len(plain))}
+
+    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
+        """Two seeds of each of the fixed conditions."""
+        conditions = [Condition(**condition) for condition in SHEET_CONDITIONS]
+        requests = [Request(condition=condition, seed=seed) for seed in (0, 1) for condition in conditions]
+        settings = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance)
+        generator = Generator(self.model(module), settings, batch_size=len(conditions))
+        return contact_sheet([image.pixels for image in generator(requests, progress=False)], columns=len(conditions))
+
+    def model(self, module: DenoiserModule) -> Model:
+        """What is trained so far, as `generate` takes it."""
+        pipeline = build_pipeline(self.autoencoder, module.unet, module.text_encoder, self.tokenizer, self.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        conditions = [record.condition for record in self.train.records]
+        prompts = [to_prompt(condition, self.settings.template) for condition in conditions]
+        if self.settings.negatives:
+            absent = {finding: FindingState(state="absent") for finding in NEGATABLE}
+            prompts.append(to_prompt(Condition(findings=absent), self.settings.template))
+        info = ModelInfo(
+            name=self.config.name,
+            template=self.settings.template,
+            resolution=self.config.resolution,
+            words=words_of(prompts, [c.age for c in conditions if c.age is not None]),
+            data_hash=self.train.hash,
+        )
+        return Model(pipeline=pipeline, info=info, hash="unsaved")
+
+    def finish(self, device: torch.device) -> Model:
+        """The trained model; call with the EMA weights in place."""
+        return self.model(self.module)
+
+
+def _cached_latents(
+    cache: Path, tag: str, corpus: Corpus, variants: int, seed: int, autoencoder: ChestAutoencoder, device: torch.device
+) -> np.ndarray:
+    """float16 (n, variants, 2 * channels, h, w): mean and logvar of each image as it is, then of augmented copies."""
+    key = derive_seed(seed, f"{corpus.hash}/{variants}/{tag}")
+    path = cache / f"latents-{key:016x}.npy"
+    if not path.exists():
+        side = corpus.pixels.shape[-1] // BLOCK
+        shape = (len(corpus.records), variants, 2 * autoencoder.config.latent_channels, side, side)
+        with atomic_path(path) as temporary:
+            latents = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+            for start in tqdm(range(0, len(corpus.records), 16), "latents"):
+                images = to_images(corpus.pixels[start : start + 16])
+                for variant in range(variants):
+                    copies = images
+                    if variant:
+                        rng = step_rng(seed, f"augment/{variant}", start)
+                        copies = augmented(images, torch.from_numpy(rng.random((len(images), 5))).float())
+                    latents[start : start + 16, variant] = _moments(autoencoder, copies.to(device))
+            latents.flush()
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def _moments(autoencoder: ChestAutoencoder, images: torch.Tensor) -> np.ndarray:
+    posterior = autoencoder.encode(images).latent_dist
+    return torch.cat([posterior.mean, posterior.logvar], dim=1).half().cpu().numpy()
+
+
+def augmented(images_bchw: torch.Tensor, uniform_b5: torch.Tensor) -> torch.Tensor:
+    """Turned by up to 4 degrees, zoomed in by up to 10%, shifted inside what the zoom leaves, contrast changed by 10%.
+
+    Never flipped: left and right are meaning. Nothing outside the image is shown, but for slivers from the turn.
+    """
+    draw = uniform_b5.mul(2).sub(1)
+    angle = draw[:, 0] * torch.pi / 45
+    zoom = 1 - 0.1 * uniform_b5[:, 1]
+    shift = draw[:, 2:4] * (1 - zoom)[:, None]
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    matrix = torch.cat([turn * zoom[:, None, None], shift[:, :, None]], dim=2)
+    grid = affine_grid(matrix, list(images_bchw.shape), align_corners=False)
+    moved = grid_sample(images_bchw, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return ((moved + 1) * (1 + 0.1 * draw[:, 4]).view(-1, 1, 1, 1) - 1).clamp(-1, 1)

@@ -1,0 +1,187 @@
+"""The loop every stage goes through: step, log, validate, save; resumable at any step to the last bit."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import nn
+from tqdm import tqdm
+
+from synthcxr.errors import RunError
+from synthcxr.images import write_png
+from synthcxr.runs import Run, StopFlag
+from synthcxr.train.checkpoint import latest_checkpoint, save_checkpoint
+from synthcxr.train.config import StageConfig
+
+log = logging.getLogger(__name__)
+
+
+class Stage(Protocol):
+    """What is trained: a module, its loss at a step, and what to look at meanwhile."""
+
+    name: str
+    module: nn.Module
+    settings: StageConfig
+
+    def sample_ids(self, step: int) -> list[str]: ...
+    def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor: ...
+    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]: ...
+    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray: ...
+
+
+class Interrupted(Exception):
+    """A signal asked for the end; everything up to the last step is saved."""
+
+
+def learning_rate(settings: StageConfig, step: int) -> float:
+    """Linear rise, level, linear fall to zero over the last `decay` share of the steps."""
+    rise = min(1.0, (step + 1) / max(1, settings.warmup))
+    fall = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
+    return settings.learning_rate * min(rise, fall, 1.0)
+
+
+class Trainer:
+    """The changing state of one stage: weights, their average, the optimizer, the step."""
+
+    def __init__(self, stage: Stage, accelerator: Accelerator, run: Run):
+        self.stage, self.settings, self.accelerator, self.run = stage, stage.settings, accelerator, run
+        if self.settings.batch_size % accelerator.num_processes:
+            raise RunError(
+                f"{stage.name}.batch_size = {self.settings.batch_size} must be a multiple of the "
+                f"{accelerator.num_processes} processes"
+            )
+        self.folder = run.folder / stage.name
+        stage.module.to(accelerator.device)
+        optimizer = torch.optim.AdamW(
+            stage.module.parameters(), self.settings.learning_rate, betas=(0.9, 0.99),
+            weight_decay=self.settings.weight_decay,
+        )  # fmt: skip
+        self.module, self.optimizer = accelerator.prepare(stage.module, optimizer)
+        self.ema = EMAModel(
+            stage.module.parameters(), decay=self.settings.ema, use_ema_warmup=True, power=0.75
+        )  # warm-up: the average forgets the random start
+        self.ema.to(accelerator.device)
+        self.step = 0
+        self._resume()
+
+    def fit(self, stop: StopFlag) -> None:
+        """Train to the last step; leaves the averaged weights in the module.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+            RunError: the loss isn't finite (the step and its images are named).
+        """
+        settings, main = self.settings, self.accelerator.is_main_process
+        bar = tqdm(total=settings.steps, initial=self.step, desc=self.stage.name, disable=not main)
+        while self.step < settings.steps:
+            loss, norm = self._optimize()
+            self.step += 1
+            bar.update()
+            if self.step % settings.log_every == 0:
+                self._report("step", loss=loss, norm=norm, learning_rate=learning_rate(settings, self.step - 1))
+                bar.set_postfix(loss=f"{loss:.4f}")
+            last, stopping = self.step == settings.steps, self._agree(stop.requested)
+            if last or self.step % settings.validate_every == 0:
+                self._look()
+            if last or stopping or self.step % settings.checkpoint_every == 0:
+                self._save()
+            if stopping and not last:
+                raise Interrupted(f"{self.stage.name} saved at step {self.step}; the same command goes on from there")
+        bar.close()
+        self.ema.copy_to(self.stage.module.parameters())
+
+    def _optimize(self) -> tuple[float, float]:
+        """One optimizer step; the loss over all processes, and the norm of the gradient before clipping."""
+        accelerator = self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.step)
+        loss = self.stage.loss(
+            self.module, self.step, accelerator.process_index, accelerator.num_processes, accelerator.device
+        )
+        mean = accelerator.reduce(loss.detach(), "mean").item()
+        if not np.isfinite(mean):
+            ids = ", ".join(self.stage.sample_ids(self.step))
+            raise RunError(f"{self.stage.name}: the loss of step {self.step} isn't finite; its images: {ids}")
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.stage.module.parameters())
+        return mean, float(norm)
+
+    def _agree(self, requested: bool) -> bool:
+        """Whether any process was asked to stop: all must leave at the same step."""
+        if self.accelerator.num_processes == 1:
+            return requested
+        return bool(self.accelerator.reduce(torch.tensor(float(requested), device=self.accelerator.device)).item())
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The module with its averaged weights, in evaluation mode."""
+        module = self.stage.module
+        self.ema.store(module.parameters())
+        self.ema.copy_to(module.parameters())
+        module.eval()
+        try:
+            yield module
+        finally:
+            module.train()
+            self.ema.restore(module.parameters())
+
+    def _look(self) -> None:
+        """Validate and draw on the main process; the others wait."""
+        if self.accelerator.is_main_process:
+            with self.averaged() as module:
+                self._report("validate", **self.stage.validate(module, self.accelerator.device))
+                sheet = self.stage.sheet(module, self.accelerator.device)
+                path = self.folder / "sheets" / f"step-{self.step:08d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_png(path, sheet, None)
+        self.accelerator.wait_for_everyone()
+
+    def _report(self, event: str, **values: float) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(f"{self.stage.name}/{event}", step=self.step, **values)
+            self.accelerator.log({f"{self.stage.name}/{event}/{k}": v for k, v in values.items()}, step=self.step)
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder / "checkpoints", self.step, self.state())
+        self.accelerator.wait_for_everyone()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything the next step depends on, by name."""
+        tensors = {f"model/{name}": value for name, value in self.stage.module.state_dict().items()}
+        tensors |= {f"ema/{i:05d}": value for i, value in enumerate(self.ema.shadow_params)}
+        tensors["ema/steps"] = torch.tensor(self.ema.optimization_step)
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{i:05d}/{name}": value for name, value in moments.items()}
+        tensors["rng"] = torch.get_rng_state()
+        return tensors
+
+    def _resume(self) -> None:
+        """Take up the newest whole checkpoint, if there is one."""
+        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        if checkpoint is None:
+            return
+        tensors = checkpoint.tensors
+        self.stage.module.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k[:6] == "model/"})
+        for i, shadow in enumerate(self.ema.shadow_params):
+            shadow.copy_(tensors[f"ema/{i:05d}"])
+        self.ema.optimization_step = int(tensors["ema/steps"])
+        state = self.optimizer.state_dict()
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, name = key.split("/")
+                moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**state, "state": moments})
+        torch.set_rng_state(tensors["rng"])
+        self.step = checkpoint.step
+        log.info("%s goes on from step %d", self.stage.name, self.step)

@@ -1,0 +1,97 @@
+"""The command `synthcxr train`: DATASETs in, MODEL folder out, one stage after the other."""
+
+import gc
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from synthcxr.data.dataset import Dataset
+from synthcxr.model.autoencoder import ChestAutoencoder
+from synthcxr.model.card import model_card
+from synthcxr.model.folder import save_model
+from synthcxr.runs import Run, StopFlag, atomic_path, write_json
+from synthcxr.train.autoencoder import AutoencoderStage
+from synthcxr.train.config import TrainConfig
+from synthcxr.train.corpus import Corpus, load_corpus
+from synthcxr.train.denoiser import DenoiserStage
+from synthcxr.train.loop import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
+    """Train every stage that isn't finished yet, then write `output/model`; the same call resumes.
+
+    Returns:
+        what result.json holds: the last validation of each stage and the model's hash.
+    Raises:
+        Interrupted: a signal came; the state is saved.
+        UserError: a dataset, the run folder or a setting isn't as it must be, or the loss isn't finite.
+    """
+    datasets = [Dataset.open(path) for path in config.data]
+    accelerator = Accelerator(
+        mixed_precision="bf16" if _wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
+        project_dir=config.output,
+    )  # fmt: skip
+    cache = config.output / "cache"
+    with accelerator.main_process_first():
+        folder = Run.open(config.output, config, "train", fresh) if accelerator.is_main_process else Run(config.output)
+        if folder.finished:
+            return folder.result
+        train, validation = (
+            load_corpus(datasets, split, config.resolution, config.per_patient, cache) for split in ("train", "validate")
+        )
+    accelerator.init_trackers("tensorboard")
+    with StopFlag() as stop:
+        autoencoder = _autoencoder(config, train, validation, accelerator, folder, stop)
+        with accelerator.main_process_first():
+            stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device)
+        trainer = Trainer(stage, accelerator, folder)
+        trainer.fit(stop)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        model = stage.model(stage.module)
+        measured = {"autoencoder": json.loads((folder.folder / "autoencoder" / "result.json").read_text())}
+        measured["denoiser"] = stage.validate(stage.module.eval(), accelerator.device)
+        card = model_card(model.info)
+        folder.finish({**measured, "model_hash": save_model(model, config.output / "model", card)})
+    accelerator.wait_for_everyone()
+    return folder.result
+
+
+def _autoencoder(
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run, stop: StopFlag
+) -> ChestAutoencoder:
+    """The autoencoder of an earlier run of the stage, or else of one now; always read back from its files."""
+    path = folder.folder / "autoencoder" / "model"
+    if not path.exists():
+        stage = AutoencoderStage(config, train, validation)
+        Trainer(stage, accelerator, folder).fit(stop)
+        if accelerator.is_main_process:
+            _save_autoencoder(stage, accelerator.device, path)
+        accelerator.wait_for_everyone()
+        accelerator.free_memory()
+        del stage
+        gc.collect()
+    autoencoder = ChestAutoencoder.from_pretrained(path, use_safetensors=True)
+    return autoencoder.requires_grad_(False).eval().to(accelerator.device)
+
+
+def _save_autoencoder(stage: AutoencoderStage, device: torch.device, path: Path) -> None:
+    stage.module.eval()
+    write_json(path.with_name("result.json"), stage.validate(stage.module, device))
+    with atomic_path(path) as temporary:
+        stage.finish(device).save_pretrained(temporary)
+
+
+def _wants_bf16(config: TrainConfig) -> bool:
+    """Whether to compute in bfloat16: emulated, on a CPU without the instructions, it takes three times as long."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if config.device == "auto" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

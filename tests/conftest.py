@@ -1,0 +1,71 @@
+"""What several tests need: real radiographs where they lie on disk, and a small drawn dataset anywhere."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image, ImageDraw, ImageFilter
+
+from synthcxr.conditions import Condition
+from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.record import Split
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "cxr-open"
+TINY_SPLITS: tuple[Split, ...] = ("train", "train", "train", "train", "validate", "test")
+TINY_FINDINGS = (["Cardiomegaly"], ["Pleural Effusion"], ["No Finding"])
+
+
+@pytest.fixture(scope="session")
+def cxr_open() -> Path:
+    """The folder of real open radiographs; tests that need it skip where it isn't."""
+    folder = Path(os.environ.get("SYNTHCXR_DATA", DEFAULT_DATA))
+    if not (folder / "nih").is_dir():
+        pytest.skip("no real radiographs here: set SYNTHCXR_DATA to the folder that holds nih/ and hannover/")
+    return folder
+
+
+def drawn_chest(size: int = 64, seed: int = 0, large_heart: bool = False) -> np.ndarray:
+    """uint8 (size, size): two dark lungs and a bright heart on a gray body, with a little noise."""
+    rng = np.random.default_rng(seed)
+    heart, shift = (0.24 if large_heart else 0.14), float(rng.uniform(-0.03, 0.03))
+    image = Image.new("L", (size, size), 20)
+    draw = ImageDraw.Draw(image)
+    shapes = [(0.05, 0.08, 0.95, 1.0, 150), (0.15, 0.15, 0.45, 0.8, 50), (0.55, 0.15, 0.85, 0.8, 50)]
+    shapes.append((0.52 - heart, 0.45, 0.52 + heart, 0.8, 190))
+    for left, top, right, bottom, gray in shapes:
+        draw.ellipse([size * (left + shift), size * top, size * (right + shift), size * bottom], fill=gray)
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(size / 40)), dtype=np.float64)
+    return np.clip(pixels + rng.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """12 drawn images of 64 px: 6 patients (4 train, 1 validate, 1 test) with 2 images each. Not to be changed."""
+    path = tmp_path_factory.mktemp("tiny") / "dataset"
+    with DatasetWriter(path, origin="real", shard_rows=5) as writer:
+        for index in range(12):
+            patient = index // 2
+            findings = TINY_FINDINGS[index % 3]
+            condition = Condition(
+                findings=findings,
+                age=30 + 7 * patient,
+                sex=("female", "male")[patient % 2],
+                view=("PA", "AP")[index % 2],
+            )
+            writer.add(
+                drawn_chest(seed=index, large_heart="Cardiomegaly" in findings),
+                id=f"drawn-{index:02d}",
+                patient=f"patient-{patient}",
+                study=f"study-{index}",
+                split=TINY_SPLITS[patient],
+                source="drawn",
+                licence="CC0",
+                condition=condition,
+            )
+    return writer.dataset
