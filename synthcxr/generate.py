@@ -1,8 +1,10 @@
 """Generator: requests in, pictures out, one at a time. A picture depends on model, condition, seed and settings alone."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,13 +12,14 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from pydantic import Field
 from tqdm import tqdm
 
-from synthcxr.conditions import Condition, to_prompt
+from synthcxr.conditions import Condition, parse_prompt, to_prompt
 from synthcxr.config import Config
 from synthcxr.diffusion import image_noise
-from synthcxr.errors import ModelError
-from synthcxr.images import from_float
-from synthcxr.model.folder import Model
+from synthcxr.errors import ModelError, RunError, shown
+from synthcxr.images import from_float, write_png
+from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
+from synthcxr.runs import Run, write_text
 
 SamplerName = Literal["dpm++", "ddim"]
 
@@ -143,3 +146,76 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
     return DPMSolverMultistepScheduler.from_config(
         schedule.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
     )
+
+
+class GenerateConfig(Config):
+    """What `synthcxr generate` needs; see configs/generate/."""
+
+    prompts: tuple[str, ...] = Field(min_length=1)
+    count: int = Field(1, ge=1, description="pictures a prompt")
+    seed: int = Field(0, ge=0, lt=2**62, description="of the first picture of each prompt; the next ones count up")
+    output: Path
+    model: str | None = Field(None, description="folder or hub id with a revision; none: the embedded model")
+    settings: SamplerSettings = SamplerSettings()
+    batch_size: int = Field(4, ge=1)
+    device: Literal["auto", "cpu"] = "auto"
+
+    def requests(self) -> list[tuple[str, Request]]:
+        """Each picture's prompt, as written, and what is asked with it."""
+        conditions = [(prompt, parse_prompt(prompt)) for prompt in self.prompts]
+        return [
+            (prompt, Request(condition=condition, seed=self.seed + i))
+            for prompt, condition in conditions
+            for i in range(self.count)
+        ]
+
+
+def run(config: GenerateConfig, fresh: bool = False, generator: Generator | None = None) -> list[Path]:
+    """Write one PNG a picture, marked as synthetic, and metadata.jsonl (ImageFolder convention); resumes.
+
+    Args:
+        generator: one that is loaded already; None loads `config.model`.
+    Returns:
+        the PNGs, in the order of prompts and seeds.
+    Raises:
+        RunError: the folder holds other pictures, or a run of another configuration or model.
+    """
+    asked = config.requests()
+    paths = [config.output / f"{number:05d}.png" for number in range(len(asked))]
+    if not (config.output / "config.yaml").exists() and any(path.exists() for path in paths):
+        raise RunError(f"{shown(config.output)} holds pictures already; give another --output")
+    generator = generator or open_generator(config)
+    folder = Run.open(config.output, config, "generate", fresh)
+    if folder.finished and folder.result["model"] != generator.model.hash:
+        raise RunError(f"{shown(config.output)} was made with another model; give another --output or --fresh")
+    # Without metadata the pictures may be another model's: a run that was cut off draws its pictures again.
+    if not folder.finished or not all(path.exists() for path in paths):
+        rows = []
+        drawn = generator([request for _, request in asked])
+        for path, (prompt, _), generated in zip(paths, asked, drawn, strict=True):
+            row = {"file_name": path.name, "prompt": prompt, **provenance(generated, generator)}
+            write_png(path, generated.pixels, row)
+            rows.append(row)
+        write_text(config.output / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        folder.finish({"model": generator.model.hash, "images": len(paths)})
+    return paths
+
+
+def provenance(generated: Generated, generator: Generator) -> dict[str, Any]:
+    """What a picture's marks and metadata say: the prompt the model was told, conditions, seed, model, settings."""
+    asked = generated.request.condition.model_dump(mode="json")
+    return {
+        "model_prompt": generated.prompt,
+        **{name: asked[name] for name in ("age", "sex", "race", "view", "findings", "text")},
+        "seed": generated.request.seed,
+        "model": generator.model.hash,
+        "model_name": generator.model.info.name,
+        "settings": generator.settings.model_dump(mode="json"),
+        "origin": "synthetic",
+    }
+
+
+def open_generator(config: GenerateConfig) -> Generator:
+    """The generator a configuration asks for, its model loaded."""
+    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
+    return Generator(load_model(config.model, device), config.settings, config.batch_size)

@@ -78,7 +78,9 @@ def test_a_full_folder_is_refused_before_any_work(tmp_path):
 
 def test_json_holds_what_runs_report(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"job": Job(seed=1), "path": tmp_path, "n": np.int64(3), "f": float("nan"), "a": np.ones(2), 1: (2,)})
+    write_json(
+        path, {"job": Job(seed=1), "path": tmp_path, "n": np.int64(3), "f": float("nan"), "a": np.ones(2), 1: (2,)}
+    )
     read = json.loads(path.read_text())
     assert read == {"job": {"seed": 1, "inner": {}}, "path": str(tmp_path), "n": 3, "f": None, "a": [1, 1], "1": [2]}
     with pytest.raises(TypeError):

@@ -17,7 +17,7 @@ __all__ = ["ChestAutoencoder", "ModelMixin", "block_pca", "pca_reconstruction", 
 
 PATCH = 4  # pixel_unshuffle before the first convolution: full-resolution convolutions are what two cores can't afford
 BLOCK = 16  # pixels a latent position covers, each way
-INITIAL_LOGVAR = -5.0
+INITIAL_LOGVAR = -7.0
 
 
 class ChestAutoencoder(AutoencoderKL):
@@ -114,7 +114,9 @@ def start_from_pca(autoencoder: ChestAutoencoder, images_bchw: torch.Tensor) -> 
     decoder.bias.fill_(grey)
 
 
-def pca_reconstruction(images_bchw: torch.Tensor, fitted: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def pca_reconstruction(
+    images_bchw: torch.Tensor, fitted: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
     """Images as the block PCA of `block_pca` tells them with its components: the floor for an autoencoder."""
     mean, directions, _ = fitted
     blocks = pixel_unshuffle(images_bchw, BLOCK).movedim(1, -1) - mean

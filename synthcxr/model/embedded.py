@@ -25,7 +25,7 @@ TIME_ID_WIDTH = 32
 class AutoencoderShape(Config):
     """Widths of the embedded autoencoder."""
 
-    latent_channels: int = Field(16, ge=1, le=256)
+    latent_channels: int = Field(32, ge=1, le=256)
     channels: tuple[int, ...] = Field((64, 96, 128), description="at 1/4, 1/8 and 1/16 of the resolution")
     layers: int = Field(1, ge=1)
     groups: int = Field(16, ge=1)

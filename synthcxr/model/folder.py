@@ -121,7 +121,9 @@ def _resolve(source: str | Path) -> Path:
         return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model {source!r} can't be fetched ({reason}); check the id, the revision, the network") from error
+        raise ModelError(
+            f"model {source!r} can't be fetched ({reason}); check the id, the revision, the network"
+        ) from error
 
 
 def _info(folder: Path, pipeline: DiffusionPipeline) -> ModelInfo:

@@ -47,6 +47,9 @@ class AutoencoderStage:
         images = to_images(train.pixels[np.sort(sample)])
         self.pca = block_pca(images, self.settings.shape.latent_channels)
         start_from_pca(autoencoder, images)
+        # Already the best linear maps there are: Adam's steps, as large for all weights, would only shake them.
+        autoencoder.linear_encoder.requires_grad_(False)
+        autoencoder.linear_decoder.requires_grad_(False)
         self.module = AutoencoderModule(autoencoder.to(memory_format=torch.channels_last))
         sharp = validation.sharp if len(validation.sharp) else np.arange(len(validation.records))
         self.checked = sharp[: self.settings.validation_images]
@@ -73,7 +76,9 @@ class AutoencoderStage:
         images = to_images(share(crops, rank, processes)).to(device)
         told, kl = module(images, torch.from_numpy(share(noise, rank, processes)).to(device))
         told = told.float()
-        return l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images) + self.settings.kl_weight * kl
+        return (
+            l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images) + self.settings.kl_weight * kl
+        )
 
     @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:

@@ -32,6 +32,9 @@ class AutoencoderConfig(StageConfig):
 
     steps: int = Field(1500, ge=1)
     batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    decay: float = Field(0.5, ge=0, le=1)
+    validation_images: int = Field(64, ge=1)
     shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
     edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
@@ -46,9 +49,11 @@ class DenoiserConfig(StageConfig):
     template: str = DEFAULT_TEMPLATE
     caption_dropout: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance")
     part_dropout: float = Field(0.1, ge=0, le=1, description="how often age, sex, view or findings go unsaid")
-    negatives: float = Field(0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding')
+    negatives: float = Field(
+        0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding'
+    )
     min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; none: every timestep alike")
-    variants: int = Field(3, ge=1, description="cached latents an image: itself, then augmentations")
+    variants: int = Field(2, ge=1, description="cached latents an image: itself, then augmentations")
     sample_steps: int = Field(20, ge=1, description="of the sample sheets")
     sample_guidance: float = Field(2.0, ge=1)
 

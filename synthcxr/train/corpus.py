@@ -38,9 +38,7 @@ class Corpus:
         return np.flatnonzero(self.native >= self.pixels.shape[-1])
 
 
-def load_corpus(
-    datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path
-) -> Corpus:
+def load_corpus(datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path) -> Corpus:
     """Read one split of all datasets, with at most `per_patient` images of a patient, the sharpest first.
 
     The pixels are written to `cache` once; a later call maps the same file.

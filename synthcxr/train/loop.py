@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -70,7 +69,7 @@ class Trainer:
         self.step = 0
         self._resume()
 
-    def fit(self, stop: StopFlag) -> None:
+    def fit(self) -> None:
         """Train to the last step; leaves the averaged weights in the module.
 
         Raises:
@@ -79,6 +78,12 @@ class Trainer:
         """
         settings, main = self.settings, self.accelerator.is_main_process
         bar = tqdm(total=settings.steps, initial=self.step, desc=self.stage.name, disable=not main)
+        with StopFlag() as stop, bar:
+            self._fit(stop, bar)
+        self.ema.copy_to(self.stage.module.parameters())
+
+    def _fit(self, stop: StopFlag, bar: tqdm) -> None:
+        settings = self.settings
         while self.step < settings.steps:
             loss, norm = self._optimize()
             self.step += 1
@@ -93,8 +98,6 @@ class Trainer:
                 self._save()
             if stopping and not last:
                 raise Interrupted(f"{self.stage.name} saved at step {self.step}; the same command goes on from there")
-        bar.close()
-        self.ema.copy_to(self.stage.module.parameters())
 
     def _optimize(self) -> tuple[float, float]:
         """One optimizer step; the loss over all processes, and the norm of the gradient before clipping."""
@@ -171,7 +174,9 @@ class Trainer:
         if checkpoint is None:
             return
         tensors = checkpoint.tensors
-        self.stage.module.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k[:6] == "model/"})
+        self.stage.module.load_state_dict(
+            {k.removeprefix("model/"): v for k, v in tensors.items() if k[:6] == "model/"}
+        )
         for i, shadow in enumerate(self.ema.shadow_params):
             shadow.copy_(tensors[f"ema/{i:05d}"])
         self.ema.optimization_step = int(tensors["ema/steps"])

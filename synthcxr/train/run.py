@@ -3,6 +3,8 @@
 import gc
 import json
 import logging
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from accelerate import Accelerator
 
 from synthcxr.data.dataset import Dataset
 from synthcxr.model.autoencoder import ChestAutoencoder
-from synthcxr.model.card import model_card
+from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import save_model
-from synthcxr.runs import Run, StopFlag, atomic_path, write_json
+from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.corpus import Corpus, load_corpus
@@ -43,34 +45,35 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         if folder.finished:
             return folder.result
         train, validation = (
-            load_corpus(datasets, split, config.resolution, config.per_patient, cache) for split in ("train", "validate")
+            load_corpus(datasets, split, config.resolution, config.per_patient, cache)
+            for split in ("train", "validate")
         )
     accelerator.init_trackers("tensorboard")
-    with StopFlag() as stop:
-        autoencoder = _autoencoder(config, train, validation, accelerator, folder, stop)
-        with accelerator.main_process_first():
-            stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device)
-        trainer = Trainer(stage, accelerator, folder)
-        trainer.fit(stop)
+    autoencoder = _autoencoder(config, train, validation, accelerator, folder)
+    with accelerator.main_process_first():
+        stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device)
+    Trainer(stage, accelerator, folder).fit()
     accelerator.end_training()
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         measured = {"autoencoder": json.loads((folder.folder / "autoencoder" / "result.json").read_text())}
         measured["denoiser"] = stage.validate(stage.module.eval(), accelerator.device)
-        card = model_card(model.info)
+        samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in measured}
+        training = Training(config.licence, _hours(folder), _processors(accelerator), samples, measured)
+        card = model_card(model.info, train.records, validation.records, training)
         folder.finish({**measured, "model_hash": save_model(model, config.output / "model", card)})
     accelerator.wait_for_everyone()
     return folder.result
 
 
 def _autoencoder(
-    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run, stop: StopFlag
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run
 ) -> ChestAutoencoder:
     """The autoencoder of an earlier run of the stage, or else of one now; always read back from its files."""
     path = folder.folder / "autoencoder" / "model"
     if not path.exists():
         stage = AutoencoderStage(config, train, validation)
-        Trainer(stage, accelerator, folder).fit(stop)
+        Trainer(stage, accelerator, folder).fit()
         if accelerator.is_main_process:
             _save_autoencoder(stage, accelerator.device, path)
         accelerator.wait_for_everyone()
@@ -95,3 +98,21 @@ def _wants_bf16(config: TrainConfig) -> bool:
     if config.device == "auto" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _hours(folder: Run) -> float:
+    """Hours between the log's lines, without the time that an interrupted run lay still."""
+    times, starts = [], set()
+    for line in folder.log_path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["event"] == "resume":
+            starts.add(len(times))
+        times.append(datetime.fromisoformat(entry["time"]))
+    gaps = ((b - a).total_seconds() for i, (a, b) in enumerate(pairwise(times), 1) if i not in starts)
+    return sum(gaps) / 3600
+
+
+def _processors(accelerator: Accelerator) -> str:
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads() * accelerator.num_processes} CPU cores"

@@ -1,0 +1,206 @@
+"""The command line: one verb a capability. Heavy imports stay inside the commands, so that --help answers at once."""
+
+import json
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synthcxr import __version__
+from synthcxr.errors import UserError
+
+app = typer.Typer(
+    help="Synthetic chest radiographs: generate, retrain, prepare data. Research only, not for diagnosis.",
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
+)  # fmt: skip
+
+Words = Annotated[list[str] | None, typer.Argument(help="CONFIG.yaml and key.path=value", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the resolved config and end")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="start over in an output that holds another run")]
+AsJson = Annotated[bool, typer.Option("--json", help="the result as JSON, for machines")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+@app.command()
+def generate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT|CONFIG.yaml|key=value]...")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", help="pictures a prompt")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the first picture; the next ones count up")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the pictures")] = None,
+    steps: Annotated[int | None, typer.Option(help="of the sampler")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1: none; higher: closer to the prompt, less varied")] = None,
+    sampler: Annotated[str | None, typer.Option(help="dpm++ or ddim")] = None,
+    model: Annotated[str | None, typer.Option(help="folder, or hub id with its revision; default: embedded")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="pictures drawn at once")] = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw pictures from text prompts."""
+    _quiet()
+    from synthcxr.generate import GenerateConfig, open_generator, run
+
+    config, overrides, prompts = _sorted(words, GenerateConfig)
+    flags = {
+        "count": count, "seed": seed, "output": output and str(output), "model": model, "batch_size": batch_size,
+        "settings.steps": steps, "settings.guidance": guidance, "settings.sampler": sampler,
+        "prompts": prompts or None,
+    }  # fmt: skip
+    overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    resolved = _load(GenerateConfig, config, overrides)
+    _say_understood(resolved.prompts)
+    if dry_run:
+        return _print_config(resolved)
+    generator = open_generator(resolved)
+    _warn_unseen(generator, resolved.prompts)
+    paths = run(resolved, fresh, generator)
+    print(json.dumps([str(path) for path in paths]) if as_json else "\n".join(map(str, paths)))
+
+
+@app.command()
+def prepare(words: Words = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Read radiographs and their tables into one DATASET folder, split by patient."""
+    from synthcxr.data.prepare import PrepareConfig, run
+
+    config = _plain(words, PrepareConfig)
+    if dry_run:
+        return _print_config(config)
+    dataset = run(config)
+    counts = dataset.info["counts"]
+    splits = ", ".join(f"{name} {split['images']}" for name, split in counts["splits"].items())
+    print(json.dumps(counts) if as_json else f"{config.output}: {counts['images']} images ({splits})")
+
+
+@app.command()
+def verify(dataset: Annotated[Path, typer.Argument(help="a DATASET folder")], as_json: AsJson = False) -> None:
+    """Check every image of a DATASET against its hash; exit code 1 where something is wrong."""
+    from synthcxr.data.dataset import Dataset
+
+    opened = Dataset.open(dataset)
+    problems = opened.verify()
+    summary = problems or [f"{dataset}: {len(opened)} images, all as written"]
+    print(json.dumps({"images": len(opened), "problems": problems}) if as_json else "\n".join(summary))
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
+    """Train the embedded architecture: autoencoder, then denoiser with text encoder. The same command resumes."""
+    _quiet()
+    from synthcxr.train.config import TrainConfig
+
+    config = _plain(words, TrainConfig)
+    if dry_run:
+        return _print_config(config)
+    from synthcxr.train.loop import Interrupted
+    from synthcxr.train.run import run
+
+    try:
+        result = run(config, fresh)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise typer.Exit(143) from None
+    print(json.dumps(result) if as_json else f"{config.output / 'model'}: {result['model_hash']}")
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    model: Annotated[str | None, typer.Option(help="folder or hub id with its revision; default: embedded")] = None,
+) -> None:
+    """Open the demo page on this machine."""
+    _quiet()
+    from synthcxr.demo import launch
+
+    launch(model=model, port=port)
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Libraries that load models say much that isn't for users; set before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("httpx", "accelerate", "diffusers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _sorted(words: list[str] | None, cls: type) -> tuple[Path | None, list[str], list[str]]:
+    """Positional words into at most one config file, overrides of known keys, and the rest (prompts)."""
+    configs, overrides, rest = [], [], []
+    for word in words or []:
+        key = re.match(r"([a-z_]+)(\.[a-z_]+)*=", word)
+        if word.endswith((".yaml", ".yml")):
+            configs.append(Path(word))
+        elif key and (key[1] in cls.model_fields or " " not in word):
+            overrides.append(word)
+        else:
+            rest.append(word)
+    if len(configs) > 1:
+        raise UserError(f"{configs[1]}: one config file at most; put what differs as key.path=value")
+    return (configs[0] if configs else None), overrides, rest
+
+
+def _plain(words: list[str] | None, cls: type) -> Any:
+    config, overrides, rest = _sorted(words, cls)
+    if rest:
+        raise UserError(f"{rest[0]!r} must be CONFIG.yaml or key.path=value")
+    return _load(cls, config, overrides)
+
+
+def _load(cls: type, config: Path | None, overrides: list[str]) -> Any:
+    from synthcxr.config import load_config
+
+    return load_config(cls, config, overrides)
+
+
+def _print_config(config: Any) -> None:
+    from synthcxr.config import dump_config
+
+    print(dump_config(config), end="")
+
+
+def _say_understood(prompts: tuple[str, ...]) -> None:
+    from synthcxr.conditions import describe, parse_prompt
+
+    for prompt in dict.fromkeys(prompts):
+        print(f"understood: {describe(parse_prompt(prompt))}", file=sys.stderr)
+
+
+def _warn_unseen(generator: Any, prompts: tuple[str, ...]) -> None:
+    from synthcxr.conditions import parse_prompt
+
+    for prompt in dict.fromkeys(prompts):
+        told, unseen = generator.prompt(parse_prompt(prompt))
+        if unseen:
+            words = ", ".join(map(repr, unseen))
+            print(f"warning: the model never saw {words}; it is told {told!r}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
