@@ -62,11 +62,11 @@ def generate(
     }  # fmt: skip
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     resolved = _load(GenerateConfig, config, overrides)
-    _say_understood(resolved.prompts)
+    _say_understood(resolved)
     if dry_run:
         return _print_config(resolved)
     generator = open_generator(resolved)
-    _warn_unseen(generator, resolved.prompts)
+    _warn_unseen(generator, resolved)
     paths = run(resolved, fresh, generator)
     print(json.dumps([str(path) for path in paths]) if as_json else "\n".join(map(str, paths)))
 
@@ -185,18 +185,16 @@ def _print_config(config: Any) -> None:
     print(dump_config(config), end="")
 
 
-def _say_understood(prompts: tuple[str, ...]) -> None:
-    from synthcxr.conditions import describe, parse_prompt
+def _say_understood(config: Any) -> None:
+    from synthcxr.conditions import describe
 
-    for prompt in dict.fromkeys(prompts):
-        print(f"understood: {describe(parse_prompt(prompt))}", file=sys.stderr)
+    for condition in dict(config.understood()).values():
+        print(f"understood: {describe(condition)}", file=sys.stderr)
 
 
-def _warn_unseen(generator: Any, prompts: tuple[str, ...]) -> None:
-    from synthcxr.conditions import parse_prompt
-
-    for prompt in dict.fromkeys(prompts):
-        told, unseen = generator.prompt(parse_prompt(prompt))
+def _warn_unseen(generator: Any, config: Any) -> None:
+    for condition in dict(config.understood()).values():
+        told, unseen = generator.prompt(condition)
         if unseen:
             words = ", ".join(map(repr, unseen))
             print(f"warning: the model never saw {words}; it is told {told!r}", file=sys.stderr)

@@ -64,7 +64,9 @@ def explain(error: ValidationError, cls: type[BaseModel], data: Any) -> str:
         error: what `cls.model_validate(data)` raised.
         data: what was validated; the field's path is read off it, so that union branches don't show up in it.
     """
-    problems = [(_dotted(item, data), item) for item in error.errors(include_url=False)]
+    # A misspelt key is also a missing one: the spelling is what the user has to see.
+    items = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+    problems = [(_dotted(item, data), item) for item in items]
     first, item = problems[0]
     if item["type"] == "extra_forbidden":
         line = f"{first} is no known key{_key_remedy(cls, item['loc'])}"

@@ -22,7 +22,7 @@ def noised(x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, 
 
 
 def v_target(x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """v = alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D); well defined at zero terminal SNR, where it is -x_0."""
+    """v = alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D); at zero terminal SNR it is -x_0."""
     return alpha * noise_bchw - sigma * x_bchw
 
 
@@ -47,6 +47,6 @@ def stratified_timesteps(uniform_b: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def image_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
-    """Initial noise (b, *shape) in float32: each image's from a CPU generator of its own, so that a batch changes nothing."""
+    """Initial noise (b, *shape) in float32: each image's from its own CPU generator, whatever the batch."""
     generators = [torch.Generator().manual_seed(derive_seed(seed, "initial noise")) for seed in seeds]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])

@@ -1,4 +1,4 @@
-"""Generator: requests in, pictures out, one at a time. A picture depends on model, condition, seed and settings alone."""
+"""Generator: requests in, pictures out. A picture depends on model, condition, seed and settings alone."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from synthcxr.conditions import Condition, parse_prompt, to_prompt
 from synthcxr.config import Config
 from synthcxr.diffusion import image_noise
-from synthcxr.errors import ModelError, RunError, shown
+from synthcxr.errors import ConfigError, ModelError, RunError, shown
 from synthcxr.images import from_float, write_png
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
@@ -151,21 +151,32 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
 class GenerateConfig(Config):
     """What `synthcxr generate` needs; see configs/generate/."""
 
-    prompts: tuple[str, ...] = Field(min_length=1)
-    count: int = Field(1, ge=1, description="pictures a prompt")
-    seed: int = Field(0, ge=0, lt=2**62, description="of the first picture of each prompt; the next ones count up")
+    prompts: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = Field((), description="what prompts say, in structured form; drawn after them")
+    count: int = Field(1, ge=1, description="pictures a prompt or condition")
+    seed: int = Field(0, ge=0, lt=2**62, description="of the first picture of each; the next ones count up")
     output: Path
     model: str | None = Field(None, description="folder or hub id with a revision; none: the embedded model")
     settings: SamplerSettings = SamplerSettings()
     batch_size: int = Field(4, ge=1)
     device: Literal["auto", "cpu"] = "auto"
 
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> "GenerateConfig":
+        if not self.prompts and not self.conditions:
+            raise ConfigError("nothing to draw: give a prompt, or conditions in the YAML file")
+        return self
+
+    def understood(self) -> list[tuple[str, Condition]]:
+        """Each prompt, as written, with what it says; a condition comes with the canonical prompt that says it."""
+        said = [(prompt, parse_prompt(prompt)) for prompt in self.prompts]
+        return said + [(to_prompt(condition), condition) for condition in self.conditions]
+
     def requests(self) -> list[tuple[str, Request]]:
-        """Each picture's prompt, as written, and what is asked with it."""
-        conditions = [(prompt, parse_prompt(prompt)) for prompt in self.prompts]
+        """Each picture's prompt and what is asked with it."""
         return [
             (prompt, Request(condition=condition, seed=self.seed + i))
-            for prompt, condition in conditions
+            for prompt, condition in self.understood()
             for i in range(self.count)
         ]
 

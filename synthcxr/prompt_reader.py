@@ -139,6 +139,9 @@ class _Clause:
             _Token(str(match.lastgroup), " ".join(match[0].split()), match.start(), match.end())
             for match in _grammar().finditer(lowered)
         ]
+        for before, token in zip([None, *self.tokens], self.tokens, strict=False):
+            if token.words in ("f", "m") and (before is None or before.kind != "age"):
+                token.kind = "word"  # one letter is a sex right after an age only
         self.built: dict[int, dict[str, Any]] = {}
         self.group: list[dict[str, Any]] = []  # findings that one denial after them may speak of
         self.pending: list[_Token] = []  # words before a finding
@@ -154,6 +157,8 @@ class _Clause:
         kind = token.kind
         if kind in ("age", "sex", "race", "view", "viewword") and (value := self._who(place, token)) is not None:
             self._give_up()
+            self._reset()
+            self.group = []
             token.used = True
             self.built[token.start] = {"kind": kind.removesuffix("word"), "value": value}
         elif kind == "finding":
@@ -188,9 +193,9 @@ class _Clause:
         after = self.tokens[place + 1].kind if place + 1 < len(self.tokens) else "mark"
         alone = self.opening and before == after == "mark"
         if token.kind == "age":
-            return int(re.sub(r"[^0-9]", "", token.words))
+            return int(re.sub(r"[^0-9]", "", token.words).lstrip("0")[:6] or 0)  # too long a number is too old anyway
         if token.kind == "sex":
-            return SEX_WORDS[token.words] if len(token.words) > 1 or before == "age" else None
+            return SEX_WORDS[token.words]
         if token.kind == "race":
             return RACE_WORDS[token.words] if alone or {before, after} & {"age", "sex"} else None
         views = [VIEW_WORDS[word] for word in token.words.split() if word in VIEW_WORDS]

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -280,13 +280,11 @@ def _plain(value: Any) -> Any:
         return _plain(value.model_dump(mode="json") if isinstance(value, BaseModel) else value.value)
     if isinstance(value, Mapping):
         return {str(_plain(key)): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
+    if isinstance(value, list | tuple | set | frozenset):
         return [_plain(inner) for inner in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, int):
+    if value is None or isinstance(value, int | str):
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw, ImageFilter
 
-from synthcxr.conditions import Condition
+from synthcxr.conditions import Condition, canonical_words
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.data.record import Split
 
@@ -69,3 +69,38 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
                 condition=condition,
             )
     return writer.dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MODEL folder of 64 px with random weights, which knows chests, hearts and effusions. Not to be changed."""
+    import torch
+
+    from synthcxr.model.embedded import (
+        AutoencoderShape,
+        DenoiserShape,
+        build_autoencoder,
+        build_pipeline,
+        build_scheduler,
+        build_text_encoder,
+        build_tokenizer,
+        build_unet,
+    )
+    from synthcxr.model.folder import Model, ModelInfo, save_model
+
+    said = "year old female male pa ap view no acute findings cardiomegaly pleural effusion right"
+    words = (*said.split(), *map(str, range(30, 91)))
+    shape = DenoiserShape(channels=(16, 32, 32), groups=8, head_width=16, text_width=64, tokens=24)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        autoencoder = build_autoencoder(AutoencoderShape(latent_channels=4, channels=(16, 16, 16), groups=8), 64)
+        # The decoder starts at zero; the prompt must show in a picture all the same.
+        torch.nn.init.normal_(autoencoder.linear_decoder.weight, std=0.2)
+        tokenizer = build_tokenizer(canonical_words(), shape.tokens)
+        unet, text_encoder = build_unet(shape, 4, 64), build_text_encoder(shape, tokenizer)
+    pipeline = build_pipeline(autoencoder, unet, text_encoder, tokenizer, build_scheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    info = ModelInfo(name="tiny", resolution=64, words=tuple(sorted(words)))
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(Model(pipeline, info, "unsaved"), folder, "# tiny: random weights, for tests\n")
+    return folder

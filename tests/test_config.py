@@ -127,12 +127,10 @@ def test_a_rule_broken_names_file_field_value_and_rule(yaml_file):
         ("size", "'size' must be written key.path=value"),
         ("=1", "'=1' must be written key.path=value"),
         ("size=[1", "no valid YAML"),
-        ("source.x=1", "source.x is no known key"),
-        ("arms.3.name=1", "arms.3"),
     ],
 )
 def test_a_wrong_override_is_one_line(override, said):
-    assert said in message(None, override) or said.startswith(("source.x", "arms.3"))
+    assert said in message(None, override)
 
 
 def test_an_override_into_a_list_or_a_value_says_what_is_there(yaml_file):

@@ -43,7 +43,9 @@ class ChestAutoencoder(AutoencoderKL):
         force_upcast: bool = False,
     ):
         levels = len(block_out_channels) - 2
-        super().__init__(
+        # Past the parent's decorator, which would write the parent's arguments over ours in the config.
+        AutoencoderKL.__init__.__wrapped__(
+            self,
             in_channels=PATCH**2,
             out_channels=PATCH**2,
             down_block_types=("DownEncoderBlock2D",) * levels,
@@ -57,8 +59,6 @@ class ChestAutoencoder(AutoencoderKL):
             force_upcast=force_upcast,
             mid_block_add_attention=False,
         )
-        # The parent wrote its own arguments into the config; pipelines read these from the outside.
-        self.register_to_config(block_out_channels=tuple(block_out_channels))
         self.linear_encoder = nn.Conv2d(1, latent_channels, BLOCK, stride=BLOCK)
         self.linear_decoder = nn.ConvTranspose2d(latent_channels, 1, BLOCK, stride=BLOCK)
         nn.init.zeros_(self.quant_conv.weight)

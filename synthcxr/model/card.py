@@ -57,7 +57,8 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
         f"| denoiser, mean squared error of v | {denoiser['mse']:.4f} | {denoiser['images']:.0f} |", "",
         "Validation patients: " + " ".join(sorted({record.patient for record in held_out})), "",
         "## What it can't do", "",
-        f"- Words it never saw are left out of a prompt. It knows: {' '.join(w for w in info.words or () if w.isalpha())}.",
+        "- Words it never saw are left out of a prompt. It knows: "
+        + " ".join(word for word in info.words or () if word.isalpha()),
         "- Sides and severities, lateral views and children are unknown to it unless named above.",
         "- Labels were mined from reports by machine; about one in ten is wrong, and the model repeats that.",
         "- Fine detail (small nodules, lines, burned-in markers) isn't to be trusted. No claim is made of clinical "

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,25 +56,33 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True) -> str:
         half: weights as float16, which halves them at no visible cost.
     """
     folder = Path(folder)
-    pipeline = model.pipeline
-    previous = {name: part.dtype for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     new = folder.with_name(f"{folder.name}.new")
     if new.exists():
         shutil.rmtree(new)
     with atomic_path(new) as temporary:
-        if half:
-            pipeline.to(dtype=torch.float16)
-        try:
-            pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
-        finally:
-            for name, dtype in previous.items():
-                pipeline.components[name].to(dtype=dtype)
+        with _as_half(model.pipeline) if half else nullcontext():
+            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
     return hash_of(folder)
+
+
+@contextmanager
+def _as_half(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """The pipeline's weights as float16; the very same float32 tensors are back afterwards."""
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    kept = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
+    for tensor, data in kept:
+        tensor.data = data.half()
+    try:
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
 
 
 def load_model(source: str | Path | None = None, device: str | torch.device = "cpu") -> Model:
@@ -111,7 +121,8 @@ def _resolve(source: str | Path) -> Path:
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)@([\w.-]+)", str(source))
     if not match:
         raise ModelError(
-            f"model {str(source)!r} must be a folder in the diffusers layout or a hub id with a revision (owner/name@revision)"
+            f"model {str(source)!r} must be a folder in the diffusers layout, "
+            "or a hub id with its revision (owner/name@revision)"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -14,7 +14,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 
 from synthcxr.errors import shown
-from synthcxr.runs import atomic_path, sha256_file
+from synthcxr.runs import TEMPORARY_PREFIX, atomic_path, sha256_file
 
 log = logging.getLogger(__name__)
 SHARD_SIZE = 15 * 2**20
@@ -42,7 +42,8 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], k
             save_file({key: tensors[key].detach().cpu().contiguous() for key in keys}, temporary / name)
         hashes = {name: sha256_file(temporary / name) for name in plan.filename_to_tensors}
         (temporary / "state.json").write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
-    for old in _folders(folder)[keep:]:
+    # Unfinished ones are what a killed process left.
+    for old in [*_folders(folder)[keep:], *folder.glob(f"{TEMPORARY_PREFIX}*")]:
         shutil.rmtree(old)
 
 
@@ -67,8 +68,9 @@ def _folders(folder: Path) -> list[Path]:
 def _problem(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        hashes = json.loads((path / "state.json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
+        state = json.loads((path / "state.json").read_text())
+        _, hashes = int(state["step"]), dict(state["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "state.json can't be read"
     for name, expected in hashes.items():
         if not (path / name).is_file():

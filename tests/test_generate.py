@@ -1,0 +1,193 @@
+"""Generator and `generate`: a picture is a function of model, condition, seed and settings, and says so of itself."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthcxr import generate
+from synthcxr.conditions import parse_prompt
+from synthcxr.errors import ConfigError, ModelError, RunError
+from synthcxr.generate import GenerateConfig, Generator, Request, SamplerSettings, Stopped, run
+from synthcxr.images import read_image, read_provenance
+from synthcxr.model.folder import Model, load_model
+
+HEART, EFFUSION = "72 year old female. PA view. Cardiomegaly.", "40 year old male. Pleural effusion."
+QUICK = SamplerSettings(steps=3)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Model:
+    return load_model(tiny_model)
+
+
+def requests(*prompts: str, seeds: Sequence[int] = (0,)) -> list[Request]:
+    return [Request(condition=parse_prompt(prompt), seed=seed) for prompt in prompts for seed in seeds]
+
+
+def pictures(model: Model, asked: list[Request], settings: SamplerSettings = QUICK, batch_size: int = 4) -> np.ndarray:
+    drawn = Generator(model, settings, batch_size)(asked, progress=False)
+    return np.stack([one.pixels for one in drawn]).astype(int)
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
+def test_batch_size_changes_nothing(model: Model, sampler: str) -> None:
+    settings = SamplerSettings(sampler=sampler, steps=4, guidance=3)
+    asked = requests(HEART, EFFUSION, seeds=(0, 1)) + requests("", seeds=(5,))
+    alone = pictures(model, asked, settings, batch_size=1)
+    assert alone.std(axis=(1, 2)).min() > 1  # pictures, not a flat gray
+    for batch_size in (2, 3, 8):
+        # Sums in another order may move a value over a rounding edge: one gray level, which is 1/255.
+        assert np.abs(pictures(model, asked, settings, batch_size) - alone).max() <= 1
+
+
+def test_floats_agree_over_batch_sizes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(batch_size: int) -> np.ndarray:
+        seen: list[np.ndarray] = []
+        monkeypatch.setattr(generate, "from_float", lambda image: [seen.append(one) or one for one in image])
+        list(Generator(model, QUICK, batch_size)(requests(HEART, EFFUSION, seeds=(0, 1)), progress=False))
+        return np.stack(seen)
+
+    assert np.abs(drawn(1) - drawn(4)).max() <= 1e-3
+
+
+def test_pictures_depend_on_seed_prompt_sampler_and_guidance(model: Model) -> None:
+    base = pictures(model, requests(HEART))
+    variants = [
+        pictures(model, requests(HEART, seeds=(1,))),
+        pictures(model, requests(EFFUSION)),
+        pictures(model, requests(HEART), SamplerSettings(steps=3, sampler="ddim")),
+        pictures(model, requests(HEART), SamplerSettings(steps=3, guidance=8)),
+    ]
+    assert all((one != other).any() for one, other in pairwise([base, *variants]))
+    assert (pictures(model, requests(HEART)) == base).all()
+
+
+def test_any_range_of_seeds_can_be_made_alone(model: Model) -> None:
+    four = pictures(model, requests(HEART, seeds=range(4)), batch_size=3)
+    last = pictures(model, requests(HEART, seeds=(2, 3)), batch_size=3)
+    assert np.abs(four[2:] - last).max() <= 1
+
+
+def test_each_distinct_prompt_is_encoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    embed = generate.embed
+    monkeypatch.setattr(
+        generate, "embed", lambda pipeline, prompts: encoded.extend(prompts) or embed(pipeline, prompts)
+    )
+    list(Generator(model, QUICK, batch_size=2)(requests(HEART, EFFUSION, HEART, seeds=(0, 1)), progress=False))
+    assert len(encoded) == len(set(encoded)) == 3  # two prompts and the empty one
+
+
+def test_stop_ends_it_within_a_step(model: Model) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 4  # in the second picture: each takes three steps
+
+    drawn = Generator(model, QUICK, batch_size=1)(requests(HEART, seeds=range(5)), progress=False, stop=stop)
+    next(drawn)
+    with pytest.raises(Stopped):
+        next(drawn)
+    assert asked == 5
+
+
+def test_words_the_model_never_saw_are_left_out_and_named(model: Model) -> None:
+    told, unseen = Generator(model).prompt(parse_prompt("72 year old female. Large right pleural effusion. Pacemaker."))
+    assert told == "72 year old female. Right pleural effusion."
+    assert unseen == ["large", "pacemaker"]
+
+
+def test_run_writes_marked_pictures_and_an_image_folder(tiny_model: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(
+        prompts=(HEART,), conditions=({"age": 50, "findings": ["effusion"]},), count=2, seed=7,
+        output=tmp_path / "out", model=str(tiny_model), settings=QUICK,
+    )  # fmt: skip
+    paths = run(config)
+    lines = (config.output / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [config.output / row["file_name"] for row in rows] == paths  # ImageFolder's convention
+    assert [row["seed"] for row in rows] == [7, 8, 7, 8]
+    assert [row["prompt"] for row in rows[1:3]] == [HEART, "50 year old. Pleural effusion."]
+    assert rows[0]["age"] == 72 and rows[0]["sex"] == "female" and "Cardiomegaly" in rows[0]["findings"]
+    assert rows[0]["model"] == load_model(tiny_model).hash
+    assert rows[0]["settings"] == QUICK.model_dump()
+    for path, row in zip(paths, rows, strict=True):
+        assert read_image(path).shape == (64, 64)
+        assert read_provenance(path) == row
+
+
+def test_metadata_opens_with_datasets(tiny_model: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets isn't installed")
+    config = GenerateConfig(prompts=(HEART,), output=tmp_path / "out", model=str(tiny_model), settings=QUICK)
+    run(config)
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(config.output), cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"][0]["prompt"] == HEART
+
+
+def test_the_same_command_again_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(prompts=(HEART,), count=2, output=tmp_path, model=str(tiny_model), settings=QUICK)
+    paths = run(config)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in [*paths, tmp_path / "metadata.jsonl"]}
+    assert run(config) == paths
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    paths[1].unlink()
+    run(config)
+    assert {path: path.read_bytes() for path in before} == {path: data for path, (_, data) in before.items()}
+
+
+def test_a_run_that_was_cut_off_ends_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(name: str) -> GenerateConfig:
+        output = tmp_path / name
+        return GenerateConfig(
+            prompts=(HEART,), count=3, output=output, model=str(tiny_model), settings=QUICK, batch_size=1
+        )
+
+    def cut_off(path: Path, *rest: object) -> None:
+        if path.name == "00001.png":
+            raise KeyboardInterrupt
+        write_png(path, *rest)
+
+    write_png = generate.write_png
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(generate, "write_png", cut_off)
+        run(config("cut"))
+    assert not (tmp_path / "cut" / "metadata.jsonl").exists()  # it comes last: what it lists is there
+    whole, resumed = run(config("whole")), run(config("cut"))
+    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in resumed]
+    assert (tmp_path / "whole/metadata.jsonl").read_bytes() == (tmp_path / "cut/metadata.jsonl").read_bytes()
+
+
+def test_another_config_is_refused_unless_fresh(tiny_model: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(prompts=(HEART,), count=2, output=tmp_path, model=str(tiny_model), settings=QUICK)
+    before = [path.read_bytes() for path in run(config)]
+    other = config.model_copy(update={"seed": 5, "count": 1})
+    with pytest.raises(RunError, match="count 2, now 1.*--fresh"):
+        run(other)
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("*.png"))] == before
+    run(other, fresh=True)
+    assert len(list(tmp_path.glob("*.png"))) == len((tmp_path / "metadata.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["00000.png", "metadata.jsonl"])
+def test_files_of_others_are_never_overwritten(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(RunError, match="another --output"):
+        run(GenerateConfig(prompts=(HEART,), output=tmp_path, model=str(tiny_model), settings=QUICK), fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"precious"
+
+
+def test_impossible_requests_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        GenerateConfig(output=tmp_path)
+    with pytest.raises(ModelError, match="no model_index.json"):
+        run(GenerateConfig(prompts=(HEART,), output=tmp_path / "out", model=str(tmp_path)))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,172 @@
+"""Autoencoder, tokenizer, prompts, model folders; stock folders too."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors import safe_open
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from synthcxr.conditions import Condition, canonical_words, parse_prompt, to_prompt
+from synthcxr.errors import ModelError
+from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.model.autoencoder import ChestAutoencoder, block_pca, pca_reconstruction, psnr, start_from_pca
+from synthcxr.model.embedded import AutoencoderShape, build_autoencoder, build_tokenizer
+from synthcxr.model.folder import EMBEDDED, load_model
+from synthcxr.model.prompts import understood, words_of
+
+
+def smooth_images(count: int, size: int = 64) -> torch.Tensor:
+    noise = torch.randn(count, 1, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic").clamp(-2, 2) / 2
+
+
+def test_block_pca_is_the_singular_value_decomposition():
+    images = smooth_images(6)
+    mean, directions, deviations = block_pca(images, 5)
+    blocks = images.unfold(2, 16, 16).unfold(3, 16, 16).reshape(-1, 256).double()
+    _, values, rows = torch.linalg.svd(blocks - blocks.mean(0), full_matrices=False)
+    assert torch.allclose(mean.double(), blocks.mean(0), atol=1e-5)
+    assert torch.allclose(deviations.double(), values[:5] / len(blocks) ** 0.5, rtol=1e-4)
+    assert torch.allclose((directions.double() @ rows[:5].T).abs(), torch.eye(5, dtype=torch.float64), atol=1e-3)
+
+
+def test_all_components_tell_everything():
+    images = smooth_images(40)
+    assert psnr(images, pca_reconstruction(images, block_pca(images, 256))).min() > 60
+
+
+def test_fresh_autoencoder_is_the_block_pca():
+    images = smooth_images(8) + 0.3
+    autoencoder = build_autoencoder(AutoencoderShape(latent_channels=8, channels=(16, 16, 16), groups=8), 64)
+    start_from_pca(autoencoder, images)
+    with torch.no_grad():
+        latents = autoencoder.encode(images).latent_dist.mean
+        told = autoencoder.decode(latents).sample
+    floor = psnr(images, pca_reconstruction(images, block_pca(images, 8)))
+    assert (psnr(images, told) - floor).abs().max() < 0.5
+    assert latents.square().mean().item() == pytest.approx(1, abs=0.2)
+
+
+def test_psnr_known_answers():
+    zeros = torch.zeros(1, 1, 16, 16)
+    assert psnr(zeros, zeros + 0.2).item() == pytest.approx(20)  # peak to peak 2, error 0.2
+    assert psnr(zeros, zeros).item() > 100
+
+
+def test_tokenizer_keeps_words_whole_and_splits_numbers():
+    tokenizer = build_tokenizer(canonical_words(), 48)
+    assert [word for word in canonical_words() if len(tokenizer.tokenize(word)) != 1] == []
+    assert tokenizer.tokenize("72") == ["7</w>", "2</w>"]
+    ids = tokenizer("pleural “Ünï 🙂 effusion").input_ids
+    assert ids.count(tokenizer.eos_token_id) == 1  # an unknown byte would else end the prompt
+
+
+def test_words_never_seen_are_left_out_and_nothing_is_turned_around():
+    words = words_of(["60 year old female. PA view. Pleural effusion. Cardiomegaly."], [18, 90])
+    asked = parse_prompt("72 year old female. Large right pleural effusion. No cardiomegaly. Possible fracture.")
+    kept, missing = understood(asked, "{age} year old {sex}. {view} view. {impression}", words)
+    assert to_prompt(kept) == "72 year old female. Pleural effusion."
+    assert set(missing) == {"large", "right", "no", "possible", "fracture"}
+    assert understood(asked, "{impression}", None) == (asked, [])
+
+
+def test_stock_diffusers_opens_and_runs_the_folder(tiny_model):
+    pipeline = DiffusionPipeline.from_pretrained(tiny_model)
+    image = pipeline("72 year old female.", num_inference_steps=2, output_type="pil").images[0]
+    assert image.size == (64, 64) and image.mode == "L"
+    with safe_open(tiny_model / "text_encoder_2" / "model.safetensors", "pt") as file:
+        assert all(key.startswith(("text_model.", "text_projection.")) for key in file.keys())  # noqa: SIM118
+
+
+def test_autoencoder_config_is_its_own_arguments(tiny_model):
+    config = json.loads((tiny_model / "vae" / "config.json").read_text())
+    assert "act_fn" not in config and config["latent_channels"] == 4
+    again = ChestAutoencoder.from_pretrained(tiny_model / "vae")
+    assert again.config.block_out_channels[-3:] == (16, 16, 16) or list(again.config.block_out_channels[-3:]) == [16] * 3
+
+
+def test_hash_follows_the_files(tiny_model, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    assert load_model(copy).hash == load_model(tiny_model).hash
+    info = json.loads((copy / "synthcxr.json").read_text())
+    (copy / "synthcxr.json").write_text(json.dumps(info | {"name": "other"}))
+    assert load_model(copy).hash != load_model(tiny_model).hash
+
+
+@pytest.mark.parametrize("damage", ["no index", "no weights", "cut weights", "bad info"])
+def test_damaged_folder_is_one_line(tiny_model, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    if damage == "no index":
+        (copy / "model_index.json").unlink()
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    else:
+        (copy / "synthcxr.json").write_text('{"name": 3}')
+    with pytest.raises(ModelError) as error:
+        load_model(copy)
+    assert "\n" not in str(error.value) and "copy" in str(error.value)
+
+
+def test_hub_id_needs_a_revision():
+    with pytest.raises(ModelError, match="revision"):
+        load_model("someone/some-model")
+
+
+def test_stock_stable_diffusion_folder_generates(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(canonical_words(), 77)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    blocks = dict(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, sample_size=32, **blocks
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, attention_head_dim=4, **blocks,
+        ),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(tmp_path / "sd")
+    model = load_model(tmp_path / "sd")
+    generator = Generator(model, SamplerSettings(steps=2))
+    (picture,) = generator([Request(condition=Condition(text="A chest, freely told."))], progress=False)
+    assert picture.pixels.shape == (32, 32) and picture.prompt == "A chest, freely told."
+
+
+@pytest.mark.skipif(not (EMBEDDED / "model_index.json").exists(), reason="no embedded weights in this checkout")
+def test_embedded_model_keeps_its_promises():
+    model = load_model()
+    parts = [part for part in model.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert sum(p.numel() for part in parts for p in part.parameters()) <= 28e6
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 60e6 and max(path.stat().st_size for path in files) <= 16e6
+    pictures = list(Generator(model)([Request(condition=Condition(age=60), seed=seed) for seed in (0, 1)], progress=False))
+    first, second = (picture.pixels.astype(float) for picture in pictures)
+    assert first.shape == (256, 256) and first.std() > 20  # neither blank nor flat
+    assert np.abs(first - second).mean() > 5
+    # A frontal chest: lungs, on either side of the midline, are darker than what lies between and below them.
+    middle = (first + second) / 2
+    lungs = (middle[90:140, 50:90].mean() + middle[90:140, 166:206].mean()) / 2
+    assert lungs < middle[90:140, 118:138].mean() and lungs < middle[200:240, 80:176].mean()
