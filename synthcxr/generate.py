@@ -193,8 +193,11 @@ def run(config: GenerateConfig, fresh: bool = False, generator: Generator | None
     """
     asked = config.requests()
     paths = [config.output / f"{number:05d}.png" for number in range(len(asked))]
-    if not (config.output / "config.yaml").exists() and any(path.exists() for path in paths):
-        raise RunError(f"{shown(config.output)} holds pictures already; give another --output")
+    metadata = config.output / "metadata.jsonl"
+    if not (config.output / "config.yaml").exists():
+        for path in (metadata, *paths):
+            if path.exists():
+                raise RunError(f"{shown(path)} is there already, and not of this run; give another --output")
     generator = generator or open_generator(config)
     folder = Run.open(config.output, config, "generate", fresh)
     if folder.finished and folder.result["model"] != generator.model.hash:
@@ -207,7 +210,7 @@ def run(config: GenerateConfig, fresh: bool = False, generator: Generator | None
             row = {"file_name": path.name, "prompt": prompt, **provenance(generated, generator)}
             write_png(path, generated.pixels, row)
             rows.append(row)
-        write_text(config.output / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(metadata, "".join(json.dumps(row) + "\n" for row in rows))
         folder.finish({"model": generator.model.hash, "images": len(paths)})
     return paths
 

@@ -135,8 +135,9 @@ class Run:
                 raise RunError(f"{shown(run.result_path)} is not of this run; give another output")
             write_json(run.environment_path, {"command": command, **environment(), "lay_here_before": before})
             write_text(run.config_path, dump_config(config))
-        run._end_last_line()
-        run.log("resume" if resumed else "start", command=command)
+        if not run.finished:  # a finished one is left as it is
+            run._end_last_line()
+            run.log("resume" if resumed else "start", command=command)
         return run
 
     @property

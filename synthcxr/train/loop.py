@@ -108,15 +108,22 @@ class Trainer:
             self.module, self.step, accelerator.process_index, accelerator.num_processes, accelerator.device
         )
         mean = accelerator.reduce(loss.detach(), "mean").item()
-        if not np.isfinite(mean):
-            ids = ", ".join(self.stage.sample_ids(self.step))
-            raise RunError(f"{self.stage.name}: the loss of step {self.step} isn't finite; its images: {ids}")
+        self._check_finite("loss", mean)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        self._check_finite("gradient", float(norm))  # before it gets into the weights, and they into a checkpoint
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.stage.module.parameters())
         return mean, float(norm)
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not np.isfinite(value):
+            name, ids = self.stage.name, ", ".join(self.stage.sample_ids(self.step))
+            raise RunError(
+                f"{name}: the {what} of step {self.step + 1} isn't finite; its images: {ids}; look at them, or lower "
+                f"{name}.learning_rate"
+            )
 
     def _agree(self, requested: bool) -> bool:
         """Whether any process was asked to stop: all must leave at the same step."""
