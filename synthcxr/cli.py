@@ -4,9 +4,12 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -132,6 +135,7 @@ def demo(
 def main() -> None:
     """The entry point: a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except UserError as error:
@@ -141,13 +145,24 @@ def main() -> None:
         sys.exit(130)
 
 
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """An exception, unlike the default, lets temporary files be removed on the way out."""
+    sys.exit(128 + number)
+
+
 def _quiet() -> None:
-    """Libraries that load models say much that isn't for users; set before they are imported."""
+    """Libraries that load models say much that isn't for users; the variables work before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("httpx", "accelerate", "diffusers", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _sorted(words: list[str] | None, cls: type) -> tuple[Path | None, list[str], list[str]]:

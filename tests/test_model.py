@@ -2,16 +2,21 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
     DiffusionPipeline,
+    PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -21,7 +26,7 @@ from synthcxr.errors import ModelError
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.model.autoencoder import ChestAutoencoder, block_pca, pca_reconstruction, psnr, start_from_pca
 from synthcxr.model.embedded import AutoencoderShape, build_autoencoder, build_tokenizer
-from synthcxr.model.folder import EMBEDDED, load_model
+from synthcxr.model.folder import EMBEDDED, load_model, save_model
 from synthcxr.model.prompts import understood, words_of
 
 
@@ -55,6 +60,17 @@ def test_fresh_autoencoder_is_the_block_pca():
     floor = psnr(images, pca_reconstruction(images, block_pca(images, 8)))
     assert (psnr(images, told) - floor).abs().max() < 0.5
     assert latents.square().mean().item() == pytest.approx(1, abs=0.2)
+
+
+def test_fresh_autoencoder_tells_images_of_a_flat_mean_block_exactly_as_the_pca():
+    images = smooth_images(8)
+    # Every block beside its negative: the mean block is one grey level, and nothing is lost to the single bias.
+    images = torch.cat([images, -images]) * 0.4 + 0.1
+    autoencoder = build_autoencoder(AutoencoderShape(latent_channels=8, channels=(16, 16, 16), groups=8), 64)
+    start_from_pca(autoencoder, images)
+    with torch.no_grad():
+        told = autoencoder.decode(autoencoder.encode(images).latent_dist.mean).sample
+    assert (told - pca_reconstruction(images, block_pca(images, 8))).abs().max() < 1e-3
 
 
 def test_psnr_known_answers():
@@ -95,6 +111,27 @@ def test_autoencoder_config_is_its_own_arguments(tiny_model):
     assert tuple(again.config.block_out_channels) == (4, 16, 16, 16, 16)
 
 
+def test_autoencoder_of_an_older_config_opens(tiny_model, tmp_path, caplog):
+    """Once the config also held the parent's arguments, as they are inside the pixel patches."""
+    shutil.copytree(tiny_model / "vae", tmp_path / "vae")
+    file = tmp_path / "vae" / "config.json"
+    older = {"act_fn": "silu", "in_channels": 16, "out_channels": 16, "down_block_types": ["DownEncoderBlock2D"] * 3}
+    file.write_text(json.dumps(json.loads(file.read_text()) | older | {"mid_block_add_attention": False}))
+    opened, again = (ChestAutoencoder.from_pretrained(path) for path in (tmp_path / "vae", tiny_model / "vae"))
+    assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), again.parameters(), strict=True))
+
+
+def test_saving_changes_and_says_nothing(tiny_model, tmp_path, caplog, capfd):
+    model = load_model(tiny_model)
+    before = {name: value.clone() for name, value in model.pipeline.unet.state_dict().items()}
+    with caplog.at_level("INFO"):
+        save_model(model, tmp_path / "again", "# again")
+    after = model.pipeline.unet.state_dict()
+    assert all(torch.equal(value, after[name]) and value.dtype == torch.float32 for name, value in before.items())
+    assert "float32" not in caplog.text + "".join(capfd.readouterr())
+    assert load_model(tmp_path / "again").hash == load_model(tiny_model).hash  # twice through half: the same
+
+
 def test_hash_follows_the_files(tiny_model, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
@@ -120,6 +157,23 @@ def test_damaged_folder_is_one_line(tiny_model, tmp_path, damage):
     with pytest.raises(ModelError) as error:
         load_model(copy)
     assert "\n" not in str(error.value) and "copy" in str(error.value)
+
+
+def test_a_process_that_imports_nothing_else_opens_the_folder(tiny_model):
+    """Diffusers takes our autoencoder only from a module that is imported already."""
+    code = "import sys; from synthcxr.model.folder import load_model; print(load_model(sys.argv[1]).hash)"
+    result = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True)
+    assert result.stdout.strip() == load_model(tiny_model).hash, result.stderr[-500:]
+
+
+def test_a_pipeline_that_is_no_stable_diffusion_is_refused(tmp_path):
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    with pytest.raises(ModelError, match="DDPMPipeline"):
+        load_model(tmp_path / "ddpm")
 
 
 def test_hub_id_needs_a_revision():
@@ -148,7 +202,9 @@ def test_stock_stable_diffusion_folder_generates(tmp_path):
             sample_size=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, attention_head_dim=4, **blocks,
         ),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        scheduler=PNDMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
+        ),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(tmp_path / "sd")

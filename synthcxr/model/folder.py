@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
+# Imported for diffusers, which takes a component of another library only from a module that is imported already.
+import synthcxr.model.autoencoder  # noqa: F401
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
@@ -20,6 +23,9 @@ from synthcxr.runs import atomic_path, hash_files
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
 SHARD_SIZE = "15MB"
+ORIGIN = ("_name_or_path", "is_local", "local_files_only")  # keys of configurations
+# What diffusers and transformers raise for missing, cut, or mismatched files.
+UNLOADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 
 
 class ModelInfo(Config):
@@ -62,6 +68,7 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True) -> str:
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
             model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
+        _tidy_configs(temporary)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
     if folder.exists():
@@ -85,6 +92,21 @@ def _as_half(pipeline: DiffusionPipeline) -> Iterator[None]:
             tensor.data = data
 
 
+def _tidy_configs(folder: Path) -> None:
+    """Make configurations say what the model is alone, so that the hash depends on nothing else.
+
+    Where parts were loaded from goes. Text encoders are to be computed in float32, however they are stored: unlike
+    diffusers, transformers would open them in the stored type, and a stock pipeline would then mix the two.
+    """
+    for file in folder.rglob("*config.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in content.items() if key not in ORIGIN}
+        if "dtype" in kept:
+            kept["dtype"] = "float32"
+        if kept != content:
+            file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def load_model(source: str | Path | None = None, device: str | torch.device = "cpu") -> Model:
     """Open the embedded model (None), a folder in the diffusers layout, or a hub id with its revision ("id@revision").
 
@@ -100,12 +122,15 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
         pipeline = DiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{shown(folder)} can't be loaded ({reason}); restore its files or train again") from error
+    if not all(isinstance(getattr(pipeline, part, None), torch.nn.Module) for part in ("unet", "vae")):
+        raise ModelError(f"{shown(folder)} is a {type(pipeline).__name__}; give a model in a Stable Diffusion layout")
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    return Model(pipeline, _info(folder, pipeline), hash_of(folder))
+    name = folder.name if folder == Path(source or EMBEDDED) else str(source)
+    return Model(pipeline, _info(folder, pipeline, name), hash_of(folder))
 
 
 def hash_of(folder: Path) -> str:
@@ -137,12 +162,12 @@ def _resolve(source: str | Path) -> Path:
         ) from error
 
 
-def _info(folder: Path, pipeline: DiffusionPipeline) -> ModelInfo:
+def _info(folder: Path, pipeline: DiffusionPipeline, name: str) -> ModelInfo:
     file = folder / INFO
-    if not file.is_file():  # a stock folder
-        scale = getattr(pipeline, "vae_scale_factor", 8)
-        size = pipeline.unet.config.sample_size if hasattr(pipeline, "unet") else 64
-        return ModelInfo(name=folder.name, resolution=size * scale)
+    if not file.is_file():  # a stock folder: its native size is that of the UNet, one number or height and width
+        size = pipeline.unet.config.sample_size or 64
+        side = size if isinstance(size, int) else min(size)
+        return ModelInfo(name=name, resolution=side * pipeline.vae_scale_factor)
     try:
         return ModelInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, ValidationError) as error:
