@@ -87,6 +87,17 @@ def test_tokenizer_keeps_words_whole_and_splits_numbers():
     assert ids.count(tokenizer.eos_token_id) == 1  # an unknown byte would else end the prompt
 
 
+def test_the_same_words_give_the_same_tokenizer_in_any_process():
+    """A resumed run builds it anew, and goes on with the embeddings of the tokens it had."""
+    code = (
+        "from synthcxr.conditions import canonical_words; from synthcxr.model.embedded import build_tokenizer;"
+        "print(build_tokenizer(canonical_words(), 48).backend_tokenizer.to_str())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = {build_tokenizer(canonical_words(), 48).backend_tokenizer.to_str() for _ in range(4)}
+    assert here == {told.strip()}
+
+
 def test_words_never_seen_are_left_out_and_nothing_is_turned_around():
     words = words_of(["60 year old female. PA view. Pleural effusion. Cardiomegaly."], [18, 90])
     asked = parse_prompt("72 year old female. Large right pleural effusion. No cardiomegaly. Possible fracture.")

@@ -60,13 +60,16 @@ def build_tokenizer(words: Sequence[str], tokens: int) -> CLIPTokenizer:
 
     CLIP's own pre-tokenizer splits numbers into digits, so 72 and 78 share a token and ages generalise. Bytes outside
     ASCII become a token for the unknown, which isn't the end token: the pooled prompt is read at the first end token.
+    The same words always give the same tokens, in the same order: a resumed run builds its tokenizer anew.
     """
     pieces = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     pieces.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
         vocab_size=100_000,  # no limit: training stops when every word is one token
         min_frequency=1,
-        special_tokens=[START, END, UNKNOWN],
+        # Letters that end a word stand here for a place of their own: the trainer would number them in the order of a
+        # hash table, another one each time, and settle ties between merges by these numbers.
+        special_tokens=[START, END, UNKNOWN, *(letter + "</w>" for letter in SINGLE)],
         initial_alphabet=list(SINGLE),
         end_of_word_suffix="</w>",
         show_progress=False,

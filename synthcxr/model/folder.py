@@ -98,7 +98,7 @@ def _tidy_configs(folder: Path) -> None:
     Where parts were loaded from goes. Text encoders are to be computed in float32, however they are stored: unlike
     diffusers, transformers would open them in the stored type, and a stock pipeline would then mix the two.
     """
-    for file in folder.rglob("*config.json"):
+    for file in folder.rglob("*.json"):
         content = json.loads(file.read_text(encoding="utf-8"))
         kept = {key: value for key, value in content.items() if key not in ORIGIN}
         if "dtype" in kept:

@@ -53,7 +53,6 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     with accelerator.main_process_first():
         stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device)
     Trainer(stage, accelerator, folder).fit()
-    accelerator.end_training()
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         measured = {"autoencoder": json.loads((folder.folder / "autoencoder" / "result.json").read_text())}
@@ -63,6 +62,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         card = model_card(model.info, train.records, validation.records, training)
         folder.finish({**measured, "model_hash": save_model(model, config.output / "model", card)})
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # last: without the process group there is no waiting
     return folder.result
 
 
