@@ -226,6 +226,12 @@ def test_stock_stable_diffusion_folder_generates(tmp_path):
 
 
 @pytest.mark.skipif(not (EMBEDDED / "model_index.json").exists(), reason="no embedded weights in this checkout")
+def test_stock_diffusers_runs_the_embedded_model():
+    image = DiffusionPipeline.from_pretrained(EMBEDDED)("72 year old female.", num_inference_steps=1).images[0]
+    assert image.size == (256, 256) and image.mode == "L"
+
+
+@pytest.mark.skipif(not (EMBEDDED / "model_index.json").exists(), reason="no embedded weights in this checkout")
 def test_embedded_model_keeps_its_promises():
     model = load_model()
     parts = [part for part in model.pipeline.components.values() if isinstance(part, torch.nn.Module)]
