@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -112,11 +112,14 @@ class Run:
         self.result_path = folder / "result.json"
 
     @classmethod
-    def open(cls, output: Path | str, config: BaseModel, command: str, fresh: bool = False) -> "Run":
+    def open(
+        cls, output: Path | str, config: BaseModel, command: str, fresh: bool = False, may_change: Sequence[str] = ()
+    ) -> "Run":
         """Begin a run in `output`, or resume the one that the same configuration began there.
 
         Args:
             command: what is run ("train"), for the record.
+            may_change: key paths whose new values an unfinished run takes over.
             fresh: start over: everything the earlier run left in the folder is removed; what lay there before it stays.
         Raises:
             RunError: `output` holds a run made with another configuration, or is no folder.
@@ -127,7 +130,7 @@ class Run:
             run._clear()
         resumed = run.config_path.exists()
         if resumed:
-            run._check_same(config)
+            run._check_same(config, () if run.finished else may_change)
         else:
             # The configuration is written last: a folder that has one is a whole run folder.
             before = sorted({entry.name for entry in run.folder.iterdir()} - {run.environment_path.name})
@@ -164,7 +167,7 @@ class Run:
         self.log("finish")
         write_json(self.result_path, dict(result))
 
-    def _check_same(self, config: BaseModel) -> None:
+    def _check_same(self, config: BaseModel, may_change: Sequence[str]) -> None:
         now = config.model_dump(mode="json")
         try:
             old = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
@@ -173,10 +176,13 @@ class Run:
                 old = type(config).model_validate(old).model_dump(mode="json")
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             raise RunError(f"{shown(self.config_path)} can't be read; give another output or --fresh") from None
-        difference = _first_difference(old, now)
-        if difference:
-            holds = f"{shown(self.folder)} holds a run made with another config ({difference})"
+        changes = list(_differences(old, now))
+        if refused := [f"{key} {before}, now {after}" for key, before, after in changes if key not in may_change]:
+            holds = f"{shown(self.folder)} holds a run made with another config ({refused[0]})"
             raise RunError(f"{holds}; give another output or --fresh")
+        if changes:
+            self.log("change", **{key: after for key, _, after in changes})
+            write_text(self.config_path, dump_config(config))
 
     def _clear(self) -> None:
         """Remove what the run made. A config.yaml without our environment.json is somebody else's: hands off."""
@@ -294,14 +300,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
-def _first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """ "seed 0, now 1" for the first key, in the order of the new configuration, whose value changed."""
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key path, old value, new value) of what changed, in the order of the new configuration."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*new, *(key for key in old if key not in new)]:
             inner = f"{name}.{key}" if name else str(key)
-            if key not in old or key not in new:
-                return f"{inner} {old.get(key, 'unset')}, now {new.get(key, 'unset')}"
-            if found := _first_difference(old[key], new[key], inner):
-                return found
-        return None
-    return None if old == new else f"{name or 'config'} {old}, now {new}"
+            yield from _differences(old.get(key, "unset"), new.get(key, "unset"), inner)
+    elif old != new:
+        yield name or "config", old, new

@@ -151,7 +151,7 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
     for stage in STAGES:
         ours, theirs = run.state(stage), other.state(stage)
         assert ours.step == theirs.step == STEPS and ours.tensors.keys() == theirs.tensors.keys()
-        assert {name.split("/")[0] for name in ours.tensors} == {"model", "ema", "optimizer", "rng"}
+        assert {name.split("/")[0] for name in ours.tensors} == {"model", "ema", "optimizer", "rng", "steps"}
         assert [name for name, tensor in ours.tensors.items() if not torch.equal(tensor, theirs.tensors[name])] == []
     assert run.batches() == other.batches()
     assert _model_files(run) == _model_files(other)
@@ -210,6 +210,40 @@ def test_sigterm_saves_and_the_next_run_goes_on(straight, copied):
     assert run.train() == 0, run.said
     assert run.logged("denoiser/step") == list(range(1, STEPS + 1))
     assert_same(run, straight)
+
+
+def test_a_run_made_longer_in_time_equals_one_that_was_as_long_from_the_start(straight, copied, tiny_dataset):
+    run = copied("denoiser", "model", "result.json")
+    set_up(run.path, tiny_dataset, denoiser={**COMMON, **DENOISER, "steps": 12})
+    assert run.train(at=("denoiser", 4, signal.SIGTERM)) == 143  # of 12, the level ends at 8.4
+    set_up(run.path, tiny_dataset)
+    assert run.train(at=("denoiser", 7, signal.SIGTERM)) == 143  # of 8, it ends at 5.6
+    set_up(run.path, tiny_dataset, denoiser={**COMMON, **DENOISER, "steps": 12})
+    assert run.train() == 2
+    assert "error: denoiser.steps = 12 can't take the place of 8 at step 7" in run.said
+    set_up(run.path, tiny_dataset)
+    assert run.train() == 0, run.said
+    assert_same(run, straight)
+
+
+def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
+    start = straight.path / "run" / "model"
+    stages = {"autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER, "steps": 0}}
+    run = set_up(tmp_path / "next", tiny_dataset, start=str(start), **stages)
+    assert run.train() == 0, run.said
+    before, after = (load_model(folder).pipeline for folder in (start, run.path / "run" / "model"))
+    assert after.tokenizer_2.get_vocab() == before.tokenizer_2.get_vocab()
+    for part in ("unet", "text_encoder_2"):  # 0 steps
+        assert_equal(getattr(before, part), getattr(after, part))
+    for part in ("encoder", "quant_conv", "linear_encoder"):  # what latents mean
+        assert_equal(getattr(before.vae, part), getattr(after.vae, part))
+    assert before.vae.config.scaling_factor == after.vae.config.scaling_factor
+    assert not torch.equal(before.vae.decoder.conv_out.weight, after.vae.decoder.conv_out.weight)
+
+
+def assert_equal(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    theirs = other.state_dict()
+    assert [name for name, tensor in one.state_dict().items() if not torch.equal(tensor, theirs[name])] == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])

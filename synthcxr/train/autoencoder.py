@@ -24,10 +24,18 @@ class AutoencoderModule(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images told by the autoencoder, and the KL divergence to N(0, 1) per latent number."""
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor, extra: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images told by the autoencoder, and the KL divergence to N(0, 1) per latent number.
+
+        Args:
+            images: (b, 1, h, w) in [-1, 1].
+            noise: (b, latent_channels, h / 16, w / 16), standard normal.
+            extra: (b, 1, 1, 1) deviation of the noise beyond that of the posterior.
+        """
         posterior = self.autoencoder.encode(images).latent_dist
-        told = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
+        told = self.autoencoder.decode(posterior.mean + (posterior.var + extra.square()).sqrt() * noise).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return told, kl
 
@@ -37,22 +45,29 @@ class AutoencoderStage:
 
     name = "autoencoder"
 
-    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus):
+    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, start: ChestAutoencoder | None = None):
         self.config, self.settings = config, config.autoencoder
         self.train, self.validation = train, validation
         self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
-        torch.manual_seed(derive_seed(config.seed, "autoencoder weights"))
-        autoencoder = build_autoencoder(self.settings.shape, config.resolution)
         sample = np.random.default_rng(config.seed).permutation(self.items)[:PCA_IMAGES]
         images = to_images(train.pixels[np.sort(sample)])
         self.pca = block_pca(images, self.settings.shape.latent_channels)
-        start_from_pca(autoencoder, images)
+        autoencoder = start or self._fresh(images)
         # Already the best linear maps there are: Adam's steps, as large for all weights, would only shake them.
         autoencoder.linear_encoder.requires_grad_(False)
         autoencoder.linear_decoder.requires_grad_(False)
+        if start:
+            autoencoder.encoder.requires_grad_(False)
+            autoencoder.quant_conv.requires_grad_(False)
         self.module = AutoencoderModule(autoencoder.to(memory_format=torch.channels_last))
         sharp = validation.sharp if len(validation.sharp) else np.arange(len(validation.records))
         self.checked = sharp[: self.settings.validation_images]
+
+    def _fresh(self, images: torch.Tensor) -> ChestAutoencoder:
+        torch.manual_seed(derive_seed(self.config.seed, "autoencoder weights"))
+        autoencoder = build_autoencoder(self.settings.shape, self.config.resolution)
+        start_from_pca(autoencoder, images)
+        return autoencoder
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
@@ -73,8 +88,13 @@ class AutoencoderStage:
         )
         channels = self.settings.shape.latent_channels
         noise = rng.standard_normal((len(indices), channels, crop // 16, crop // 16), dtype=np.float32)
+        # What a denoiser makes is never quite clean: a decoder that saw only clean latents draws its errors as grain.
+        scaling = self.module.autoencoder.config.scaling_factor
+        extra = rng.random((len(indices), 1, 1, 1), dtype=np.float32) * self.settings.latent_noise / scaling
         images = to_images(share(crops, rank, processes)).to(device)
-        told, kl = module(images, torch.from_numpy(share(noise, rank, processes)).to(device))
+        told, kl = module(
+            images, *(torch.from_numpy(share(part, rank, processes)).to(device) for part in (noise, extra))
+        )
         told = told.float()
         return (
             l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images) + self.settings.kl_weight * kl
@@ -105,6 +125,8 @@ class AutoencoderStage:
     def finish(self, device: torch.device) -> ChestAutoencoder:
         """The trained autoencoder, with the scaling factor of its latents."""
         autoencoder = self.module.autoencoder
+        if self.config.start:
+            return autoencoder
         images = to_images(self.train.pixels[np.sort(self.items[:SCALE_IMAGES])])
         deviation = torch.cat([autoencoder.encode(part.to(device)).latent_dist.mean for part in images.split(16)]).std()
         autoencoder.register_to_config(scaling_factor=round(1 / deviation.item(), 5))

@@ -13,7 +13,7 @@ from synthcxr.model.embedded import AutoencoderShape, DenoiserShape
 class StageConfig(Config):
     """What every stage has: how long, how fast, how often it reports."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0, description="0: leave the stage out")
     batch_size: int = Field(32, ge=1, description="over all processes")
     learning_rate: float = Field(4e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear rise")
@@ -30,7 +30,7 @@ class StageConfig(Config):
 class AutoencoderConfig(StageConfig):
     """Stage 1, on crops of images that are native at the resolution or above."""
 
-    steps: int = Field(1500, ge=1)
+    steps: int = Field(1500, ge=0)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     decay: float = Field(0.5, ge=0, le=1)
@@ -39,12 +39,15 @@ class AutoencoderConfig(StageConfig):
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
     edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
     kl_weight: float = Field(1e-4, ge=0, description="per latent number")
+    latent_noise: float = Field(
+        0.0, ge=0, description="largest deviation of noise that the decoder learns to clean, in scaled latents"
+    )
 
 
 class DenoiserConfig(StageConfig):
     """Stage 2, on the latents of stage 1."""
 
-    steps: int = Field(4000, ge=1)
+    steps: int = Field(4000, ge=0)
     shape: DenoiserShape = DenoiserShape()
     template: str = DEFAULT_TEMPLATE
     caption_dropout: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance")
@@ -63,9 +66,15 @@ class TrainConfig(Config):
 
     data: tuple[Path, ...] = Field(min_length=1, description="DATASET folders; their test patients are never read")
     output: Path
+    start: Path | None = Field(
+        None,
+        description="MODEL folder to go on from. Its encoder stays as it is, so that latents keep their meaning: "
+        "stage 1 trains the decoder alone. None: begin at random",
+    )
     resolution: int = Field(256, ge=32, multiple_of=32)
     per_patient: int = Field(5, ge=1, description="images of one patient at most: long series would rule")
     sharp_repeats: int = Field(2, ge=1, description="how often an image native at the resolution comes in an epoch")
+    finding_repeats: int = Field(2, ge=1, description="how often an image with a finding comes in an epoch")
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware has it, as emulation is slower than fp32"

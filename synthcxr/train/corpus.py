@@ -14,6 +14,7 @@ from synthcxr.data.record import Record
 from synthcxr.errors import DatasetError
 from synthcxr.images import from_float, to_float, to_square
 from synthcxr.runs import atomic_path
+from synthcxr.vocabulary import Finding
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Corpus:
     def sharp(self) -> np.ndarray:
         """Indices of images that are native at the resolution or above: only they may teach detail."""
         return np.flatnonzero(self.native >= self.pixels.shape[-1])
+
+    @property
+    def ill(self) -> np.ndarray:
+        """Indices of images with a finding."""
+        healthy = {Finding.NO_FINDING}
+        present = [{f for f, state in r.condition.findings.items() if state.state == "present"} for r in self.records]
+        return np.flatnonzero([bool(findings - healthy) for findings in present])
 
 
 def load_corpus(datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path) -> Corpus:

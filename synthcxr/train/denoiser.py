@@ -1,6 +1,6 @@
 """Stage 2: the denoiser with its text encoder, on cached latents."""
 
-import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -60,21 +60,25 @@ class DenoiserStage:
 
     def __init__(
         self, config: TrainConfig, train: Corpus, validation: Corpus, autoencoder: ChestAutoencoder, cache: Path,
-        device: torch.device,
+        device: torch.device, start: Model | None = None,
     ):  # fmt: skip
         self.config, self.settings = config, config.denoiser
         self.train, self.validation, self.autoencoder = train, validation, autoencoder
-        sharp = np.repeat(train.sharp, config.sharp_repeats - 1)
-        self.items = np.concatenate([np.arange(len(train.records)), sharp])
+        repeats = [np.repeat(train.sharp, config.sharp_repeats - 1), np.repeat(train.ill, config.finding_repeats - 1)]
+        self.items = np.concatenate([np.arange(len(train.records)), *repeats])
         self.scheduler = build_scheduler()
-        self.tokenizer = build_tokenizer(canonical_words(), self.settings.shape.tokens)
-        torch.manual_seed(derive_seed(config.seed, "denoiser weights"))
-        unet = build_unet(self.settings.shape, autoencoder.config.latent_channels, config.resolution)
-        text_encoder = build_text_encoder(self.settings.shape, self.tokenizer)
+        if start:
+            self.tokenizer, text_encoder = start.pipeline.tokenizer_2, start.pipeline.text_encoder_2
+            unet = start.pipeline.unet
+        else:
+            self.tokenizer = build_tokenizer(canonical_words(), self.settings.shape.tokens)
+            torch.manual_seed(derive_seed(config.seed, "denoiser weights"))
+            unet = build_unet(self.settings.shape, autoencoder.config.latent_channels, config.resolution)
+            text_encoder = build_text_encoder(self.settings.shape, self.tokenizer)
         self.module = DenoiserModule(unet.to(memory_format=torch.channels_last), text_encoder)
         rng = np.random.default_rng(config.seed)
         self.checked = rng.permutation(len(validation.records))[: self.settings.validation_images]
-        tag = json.dumps([autoencoder.config.scaling_factor, config.seed, self.settings.variants])
+        tag = _encoder_hash(autoencoder)
         self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
         self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
 
@@ -173,6 +177,15 @@ class DenoiserStage:
     def finish(self, device: torch.device) -> Model:
         """The trained model; call with the EMA weights in place."""
         return self.model(self.module)
+
+
+def _encoder_hash(autoencoder: ChestAutoencoder) -> str:
+    """sha256 of what decides the latents."""
+    parts = (autoencoder.encoder, autoencoder.quant_conv, autoencoder.linear_encoder)
+    digest = sha256()
+    for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _cached_latents(

@@ -1,6 +1,7 @@
 """The loop every stage goes through: step, log, validate, save; resumable at any step to the last bit."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -36,6 +37,11 @@ class Stage(Protocol):
 
 class Interrupted(Exception):
     """A signal asked for the end; everything up to the last step is saved."""
+
+
+def last_level_step(settings: StageConfig) -> int:
+    """How many steps go by before the learning rate falls: up to here, the number of steps decides nothing."""
+    return math.ceil(settings.steps - settings.decay * settings.steps)
 
 
 def learning_rate(settings: StageConfig, step: int) -> float:
@@ -173,6 +179,7 @@ class Trainer:
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i:05d}/{name}": value for name, value in moments.items()}
         tensors["rng"] = torch.get_rng_state()
+        tensors["steps"] = torch.tensor(self.settings.steps)
         return tensors
 
     def _resume(self) -> None:
@@ -181,6 +188,7 @@ class Trainer:
         if checkpoint is None:
             return
         tensors = checkpoint.tensors
+        self._check_steps(checkpoint.step, int(tensors["steps"]))
         self.stage.module.load_state_dict(
             {k.removeprefix("model/"): v for k, v in tensors.items() if k[:6] == "model/"}
         )
@@ -197,3 +205,13 @@ class Trainer:
         torch.set_rng_state(tensors["rng"])
         self.step = checkpoint.step
         log.info("%s goes on from step %d", self.stage.name, self.step)
+
+    def _check_steps(self, step: int, before: int) -> None:
+        """The number of steps may only change where that can't be seen in what was done."""
+        settings, name = self.settings, self.stage.name
+        limit = min(last_level_step(settings), last_level_step(settings.model_copy(update={"steps": before})))
+        if before != settings.steps and step > limit:
+            raise RunError(
+                f"{name}.steps = {settings.steps} can't take the place of {before} at step {step}: with one of them "
+                f"the learning rate falls after step {limit}; set {name}.steps={before}, or start= from its model"
+            )

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from synthcxr.data.dataset import Dataset
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.folder import save_model
+from synthcxr.model.folder import Model, load_model, save_model
 from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.config import TrainConfig
@@ -23,10 +23,14 @@ from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
 log = logging.getLogger(__name__)
+MAY_CHANGE = ("autoencoder.steps", "denoiser.steps")  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     """Train every stage that isn't finished yet, then write `output/model`; the same call resumes.
+
+    The steps of a stage may change while its learning rate hasn't begun to fall: the end is that of a run which had
+    the new number from the start.
 
     Returns:
         what result.json holds: the last validation of each stage and the model's hash.
@@ -41,7 +45,9 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     )  # fmt: skip
     cache = config.output / "cache"
     with accelerator.main_process_first():
-        folder = Run.open(config.output, config, "train", fresh) if accelerator.is_main_process else Run(config.output)
+        folder = Run(config.output)
+        if accelerator.is_main_process:
+            folder = Run.open(config.output, config, "train", fresh, MAY_CHANGE)
         if folder.finished:
             return folder.result
         train, validation = (
@@ -49,9 +55,10 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
             for split in ("train", "validate")
         )
     accelerator.init_trackers("tensorboard")
-    autoencoder = _autoencoder(config, train, validation, accelerator, folder)
+    start = load_model(config.start, accelerator.device) if config.start else None
+    autoencoder = _autoencoder(config, train, validation, accelerator, folder, start)
     with accelerator.main_process_first():
-        stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device)
+        stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
     Trainer(stage, accelerator, folder).fit()
     if accelerator.is_main_process:
         model = stage.model(stage.module)
@@ -67,12 +74,13 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
 
 
 def _autoencoder(
-    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run
-) -> ChestAutoencoder:
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run,
+    start: Model | None,
+) -> ChestAutoencoder:  # fmt: skip
     """The autoencoder of an earlier run of the stage, or else of one now; always read back from its files."""
     path = folder.folder / "autoencoder" / "model"
     if not path.exists():
-        stage = AutoencoderStage(config, train, validation)
+        stage = AutoencoderStage(config, train, validation, start.pipeline.vae if start else None)
         Trainer(stage, accelerator, folder).fit()
         if accelerator.is_main_process:
             _save_autoencoder(stage, accelerator.device, path)
