@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,10 +19,11 @@ from safetensors.torch import load_file
 
 from synthcxr.data.dataset import Dataset
 from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.model.classifier import load_classifier
 from synthcxr.model.folder import load_model
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
-STAGES = ("autoencoder", "denoiser")
+STAGES = ("autoencoder", "denoiser", "classifier")
 STEPS = 8
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 2, "ema": 0.9, "log_every": 1, "validate_every": 4}
 COMMON |= {"checkpoint_every": 3, "validation_images": 2}
@@ -30,6 +32,7 @@ DENOISER = {
     "shape": {"channels": [8, 16, 16], "groups": 4, "head_width": 8, "text_width": 32, "tokens": 16},
     "sample_steps": 1,
 }
+CLASSIFIER = {"shape": {"size": 32, "channels": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}}
 PATIENCE = 500  # seconds; a busy machine is no failure
 
 
@@ -43,12 +46,13 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     import synthcxr.train.autoencoder
+    import synthcxr.train.classifier
     import synthcxr.train.denoiser
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
     from synthcxr.train.loop import Trainer
 
-    for module in (synthcxr.train.autoencoder, synthcxr.train.denoiser):
+    for module in (synthcxr.train.autoencoder, synthcxr.train.denoiser, synthcxr.train.classifier):
 
         def watched(items: object, seed: int, step: int, batch_size: int, name: str = module.__name__) -> object:
             batch = batch_items(items, seed, step, batch_size)
@@ -119,6 +123,7 @@ def set_up(folder: Path, dataset: Dataset, **changes: object) -> RunFolder:
     config = {
         "data": [str(dataset.path)], "output": "run", "resolution": 64, "device": "cpu", "precision": "fp32",
         "autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER},
+        "classifier": {**COMMON, **CLASSIFIER},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config | changes))
     return RunFolder(folder)
@@ -168,6 +173,7 @@ def test_a_run_leaves_what_it_promises(straight):
     for stage in STAGES:
         assert straight.logged(f"{stage}/step") == list(range(1, STEPS + 1))
         assert straight.logged(f"{stage}/validate") == [4, 8]
+    for stage in ("autoencoder", "denoiser"):
         assert len(list((straight.path / "run" / stage / "sheets").glob("*.png"))) == 2
     assert list((straight.path / "run").rglob("events.out.tfevents.*"))
     result = json.loads((straight.path / "run" / "result.json").read_text())
@@ -175,6 +181,8 @@ def test_a_run_leaves_what_it_promises(straight):
     assert result["model_hash"] == model.hash and {"no", "female", "cardiomegaly"} <= set(model.info.words)
     (picture,) = Generator(model, SamplerSettings(steps=1))([Request()], progress=False)
     assert picture.pixels.shape == (64, 64)
+    readings = load_classifier(straight.path / "run" / "model").read([picture.pixels])
+    assert np.isfinite(readings.age).all() and result["classifier"]["images"] == 2
     card = (straight.path / "run" / "model" / "README.md").read_text()
     assert "patient-4" in card and "patient-5" not in card  # held out for validation; test patients aren't read
 
@@ -202,7 +210,7 @@ def test_killed_training_ends_like_one_left_in_peace(straight, tiny_dataset, tmp
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(straight, copied):
-    run = copied("denoiser", "model", "result.json", "cache")
+    run = copied("denoiser", "classifier", "model", "result.json", "cache")
     (run.path / "run" / "log.jsonl").unlink()
     assert run.train(at=("denoiser", 5, signal.SIGTERM)) == 143
     assert run.logged("denoiser/step") == [1, 2, 3, 4, 5] and run.state("denoiser").step == 5
@@ -228,7 +236,7 @@ def test_a_run_made_longer_in_time_equals_one_that_was_as_long_from_the_start(st
 
 def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
     start = straight.path / "run" / "model"
-    stages = {"autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER, "steps": 0}}
+    stages = {"denoiser": {**COMMON, **DENOISER, "steps": 0}, "classifier": {"steps": 0}}
     run = set_up(tmp_path / "next", tiny_dataset, start=str(start), **stages)
     assert run.train() == 0, run.said
     before, after = (load_model(folder).pipeline for folder in (start, run.path / "run" / "model"))
@@ -237,6 +245,7 @@ def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
         assert_equal(getattr(before, part), getattr(after, part))
     for part in ("encoder", "quant_conv", "linear_encoder"):  # what latents mean
         assert_equal(getattr(before.vae, part), getattr(after.vae, part))
+    assert load_classifier(start).hash == load_classifier(run.path / "run" / "model").hash
     assert before.vae.config.scaling_factor == after.vae.config.scaling_factor
     assert not torch.equal(before.vae.decoder.conv_out.weight, after.vae.decoder.conv_out.weight)
 

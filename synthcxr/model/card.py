@@ -17,13 +17,17 @@ CREDITS = {
 
 @dataclass(frozen=True)
 class Training:
-    """What a card says of a training run; `measured` are the last validations, by stage and name."""
+    """What a card says of a training run.
+
+    `measured` are the last validations, by stage and name; `start` is the model that the run went on from.
+    """
 
     licence: str
     hours: float
     processors: str
     samples: Mapping[str, int]
     measured: Mapping[str, Mapping[str, float]]
+    start: str | None = None
 
 
 def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Record], training: Training) -> str:
@@ -39,6 +43,7 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
         f"- prompt: `{info.template}`; layout: Stable Diffusion XL with one text encoder",
         f"- trained for {training.hours:.1f} hours on {training.processors}: "
         + ", ".join(f"{name} {count:,} images seen" for name, count in training.samples.items()),
+        f"- went on from: {training.start or 'random weights'}",
         f"- training images: sha256 `{info.data_hash}`",
         f"- privacy audit: {info.audit or 'none yet'}", "",
         "## Data", "", "| source | images | patients | credit |", "|---|---|---|---|",

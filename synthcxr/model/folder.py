@@ -54,12 +54,13 @@ class Model:
     hash: str
 
 
-def save_model(model: Model, folder: Path, card: str, half: bool = True) -> str:
+def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
     Args:
         card: Markdown of the model card (README.md).
         half: weights as float16, which halves them at no visible cost.
+        classifier: folder of a classifier to go with it (see model.classifier).
     """
     folder = Path(folder)
     new = folder.with_name(f"{folder.name}.new")
@@ -68,6 +69,8 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True) -> str:
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
             model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
+        if classifier:
+            shutil.copytree(classifier, temporary / "classifier")
         _tidy_configs(temporary)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
@@ -115,7 +118,7 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     Raises:
         ModelError: no such folder, no model in it, weights missing or damaged, or a hub id without a revision.
     """
-    folder = _resolve(EMBEDDED if source is None else source)
+    folder = resolve(EMBEDDED if source is None else source)
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{shown(folder)} isn't a model (no model_index.json); give a folder in the diffusers layout")
     try:
@@ -134,11 +137,12 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 
 
 def hash_of(folder: Path) -> str:
-    """sha256 over weights and configurations: what decides the pictures. The card isn't part of it."""
-    return hash_files(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+    """sha256 over weights and configurations: what decides the pictures. Card and classifier aren't part of it."""
+    files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+    return hash_files(path for path in files if path.relative_to(folder).parts[0] != "classifier")
 
 
-def _resolve(source: str | Path) -> Path:
+def resolve(source: str | Path) -> Path:
     """The local folder of a model; a hub id is fetched at its pinned revision."""
     path = Path(source)
     if path.exists():

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
+from synthcxr.model.classifier import ClassifierShape
 from synthcxr.model.embedded import AutoencoderShape, DenoiserShape
 
 
@@ -61,6 +62,19 @@ class DenoiserConfig(StageConfig):
     sample_guidance: float = Field(2.0, ge=1)
 
 
+class ClassifierConfig(StageConfig):
+    """Stage 3, on all images, shrunk; it judges and screens what is generated."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    decay: float = Field(0.5, ge=0, le=1)
+    weight_decay: float = Field(0.05, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    validation_images: int = Field(10_000, ge=1)
+    shape: ClassifierShape = ClassifierShape()
+
+
 class TrainConfig(Config):
     """What `synthcxr train` needs."""
 
@@ -84,3 +98,4 @@ class TrainConfig(Config):
     licence: str = Field("unknown", description="of the weights, on the card")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
+    classifier: ClassifierConfig = ClassifierConfig()

@@ -32,7 +32,7 @@ class Stage(Protocol):
     def sample_ids(self, step: int) -> list[str]: ...
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor: ...
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]: ...
-    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray: ...
+    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray | None: ...
 
 
 class Interrupted(Exception):
@@ -156,9 +156,8 @@ class Trainer:
             with self.averaged() as module:
                 self._report("validate", **self.stage.validate(module, self.accelerator.device))
                 sheet = self.stage.sheet(module, self.accelerator.device)
-                path = self.folder / "sheets" / f"step-{self.step:08d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_png(path, sheet, None)
+                if sheet is not None:
+                    write_png(self.folder / "sheets" / f"step-{self.step:08d}.png", sheet)
         self.accelerator.wait_for_everyone()
 
     def _report(self, event: str, **values: float) -> None:

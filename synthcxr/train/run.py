@@ -14,16 +14,18 @@ from accelerate import Accelerator
 from synthcxr.data.dataset import Dataset
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.folder import Model, load_model, save_model
+from synthcxr.model.classifier import FOLDER
+from synthcxr.model.folder import Model, load_model, resolve, save_model
 from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
+from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.corpus import Corpus, load_corpus
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("autoencoder.steps", "denoiser.steps")  # see loop.Trainer._resume
+MAY_CHANGE = ("autoencoder.steps", "denoiser.steps", "classifier.steps")  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -60,14 +62,19 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     with accelerator.main_process_first():
         stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
     Trainer(stage, accelerator, folder).fit()
+    classifier = _classifier(config, train, validation, accelerator, folder)
     if accelerator.is_main_process:
         model = stage.model(stage.module)
-        measured = {"autoencoder": json.loads((folder.folder / "autoencoder" / "result.json").read_text())}
-        measured["denoiser"] = stage.validate(stage.module.eval(), accelerator.device)
-        samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in measured}
-        training = Training(config.licence, _hours(folder), _processors(accelerator), samples, measured)
+        measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
+        for name in ("autoencoder", "classifier"):
+            if (file := folder.folder / name / "result.json").exists():
+                measured[name] = json.loads(file.read_text())
+        samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in sorted(measured)}
+        before = f"{start.info.name}, sha256 `{start.hash}`" if start else None
+        training = Training(config.licence, _hours(folder), _processors(accelerator), samples, measured, before)
         card = model_card(model.info, train.records, validation.records, training)
-        folder.finish({**measured, "model_hash": save_model(model, config.output / "model", card)})
+        saved = save_model(model, config.output / "model", card, classifier=classifier)
+        folder.finish({**measured, "model_hash": saved})
     accelerator.wait_for_everyone()
     accelerator.end_training()  # last: without the process group there is no waiting
     return folder.result
@@ -90,6 +97,25 @@ def _autoencoder(
         gc.collect()
     autoencoder = ChestAutoencoder.from_pretrained(path, use_safetensors=True)
     return autoencoder.requires_grad_(False).eval().to(accelerator.device)
+
+
+def _classifier(
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run
+) -> Path | None:
+    """The folder of the classifier that this run trained, or else of that of the model it started from."""
+    path = folder.folder / "classifier" / "model"
+    if config.classifier.steps and not path.exists():
+        stage = ClassifierStage(config, train, validation)
+        Trainer(stage, accelerator, folder).fit()
+        if accelerator.is_main_process:
+            network = stage.finish(accelerator.device)
+            write_json(path.with_name("result.json"), stage.validate(network, accelerator.device))
+            with atomic_path(path) as temporary:
+                network.half().save_pretrained(temporary)
+        accelerator.wait_for_everyone()
+    if not path.exists() and config.start:
+        path = resolve(config.start) / FOLDER
+    return path if path.exists() else None
 
 
 def _save_autoencoder(stage: AutoencoderStage, device: torch.device, path: Path) -> None:
