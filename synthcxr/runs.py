@@ -47,14 +47,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
-        if temporary.is_dir():
-            for file in sorted(temporary.rglob("*")):
-                _fsync(file)
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
+        publish(temporary, path)
     finally:
-        _remove(temporary)  # nothing is left under this name unless the block failed
+        remove(temporary)  # nothing is left under this name unless the block failed
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give what was written, file or folder, its final name, once it's safe on the disk."""
+    if temporary.is_dir():
+        for file in sorted(temporary.rglob("*")):
+            _fsync(file)
+    _fsync(temporary)
+    os.replace(temporary, path)
+    _fsync(path.parent)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -195,7 +200,7 @@ class Run:
         # Interrupted in between, what is left is still a run folder, and one that is not finished.
         last = [path.name for path in (self.config_path, self.environment_path)]
         for name in [self.result_path.name, *sorted(made - {*last, self.result_path.name}), *last]:
-            _remove(self.folder / name)
+            remove(self.folder / name)
 
     def _end_last_line(self) -> None:
         """A killed process may have left half a line; the next one must not be glued to it."""
@@ -274,7 +279,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing there is fine."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

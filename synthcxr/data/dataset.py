@@ -7,9 +7,7 @@ README.md           dataset card
 """
 
 import hashlib
-import io
-import re
-import tarfile
+import secrets
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthcxr.conditions import Condition
 from synthcxr.data.manifest import SCHEMA_VERSION, card, check_manifest, counts_of, read_info
-from synthcxr.data.record import SCHEMA, SPLITS, Origin, Record, Split, records_of
-from synthcxr.errors import DatasetError, did_you_mean, shown
-from synthcxr.images import encode_png, read_image
-from synthcxr.runs import atomic_path, sha256_file, write_json, write_text
-
-BLOCK = 512
+from synthcxr.data.record import SCHEMA, SPLITS, Origin, Record, records_of
+from synthcxr.data.shard import Part, ShardWriter, read_part
+from synthcxr.errors import DatasetError, UserError, did_you_mean, shown
+from synthcxr.images import read_image
+from synthcxr.runs import TEMPORARY_PREFIX, publish, remove, sha256_file, write_json, write_text
 
 
 class Dataset:
@@ -144,12 +140,16 @@ class DatasetWriter:
         writer.add(pixels, id="a", patient="p1", study="s1", split="train", source="mine", licence="CC0")
     dataset = writer.dataset
 
+    Who can say in advance what each shard is made from writes shard by shard instead (`part`, `shard`), and goes on
+    after any interruption where the last whole shard ended.
+
     Args:
         path: a folder that doesn't exist yet, or is empty.
         origin: "synthetic" images carry their marks of origin in the PNG itself.
-        shard_rows: images a tar.
+        shard_rows: images a tar, for `add`.
         preprocessing: what was done to the pixels; kept in dataset.json and said on the card.
         extra: more entries of dataset.json.
+        resume: a name (a hash) for what is written: shards that an interrupted writer of the same name left are there.
 
     Raises:
         DatasetError: the folder holds something already.
@@ -162,15 +162,19 @@ class DatasetWriter:
         shard_rows: int = 1000,
         preprocessing: dict[str, Any] | None = None,
         extra: dict[str, Any] | None = None,
+        resume: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.origin: Origin = origin
         self.shard_rows = shard_rows
         self.preprocessing = preprocessing or {}
         self.extra = extra or {}
-        self._rows: list[dict[str, Any]] = []
+        self.resume = resume
+        name = f"{TEMPORARY_PREFIX}{resume[:16] if resume else secrets.token_hex(4)}-{self.path.name}"
+        self._folder, self._parts = self.path.with_name(name), self.path.with_name(f"{name}.parts")
         self._ids: set[str] = set()
-        self._tar: tarfile.TarFile | None = None
+        self._keys: dict[int, str] = {}
+        self._shard: ShardWriter | None = None
         self._dataset: Dataset | None = None
 
     @property
@@ -183,115 +187,74 @@ class DatasetWriter:
     def __enter__(self) -> "DatasetWriter":
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise DatasetError(f"{shown(self.path)} isn't empty; give another output")
-        self._atomic = atomic_path(self.path)
-        self._folder = self._atomic.__enter__()
-        (self._folder / "shards").mkdir(parents=True)
+        for folder in (self._folder / "shards", self._parts):
+            folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._close_shard()
+            if self._shard is not None:
+                self._shard.__exit__(kind, error, trace)
             if error is None:
                 self._finish()
+                publish(self._folder, self.path)
         except BaseException as failure:  # a failure to finish leaves nothing behind either
-            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
+            error = failure
             raise
-        self._atomic.__exit__(kind, error, trace)
+        finally:
+            if error is None or self.resume is None or isinstance(error, UserError):
+                remove(self._folder)
+                remove(self._parts)
         if error is None:
             self._dataset = Dataset.open(self.path)
 
-    def add(
-        self,
-        pixels: np.ndarray,
-        *,
-        id: str,
-        patient: str,
-        study: str,
-        split: Split,
-        source: str,
-        licence: str,
-        condition: Condition | None = None,
-        native_size: tuple[int, int] | None = None,
-        report: str | None = None,
-        prompt: str | None = None,
-        seed: int | None = None,
-        model: str | None = None,
-        sampler: str | None = None,
-        screen: str | None = None,
-    ) -> Record:
-        """Append one image.
-
-        Args:
-            pixels: uint8 or uint16 (height, width).
-            id: letters, digits, - and _ (WebDataset cuts names at dots); new.
-            native_size: (width, height) of the file that was read; None for that of `pixels`.
-            (the others): see Record.
+    def add(self, pixels: np.ndarray, *, id: str, **fields: Any) -> Record:
+        """Append one image; see ShardWriter.add.
 
         Raises:
             DatasetError: the id breaks its rule or was added before.
         """
         if id in self._ids:
             raise DatasetError(f"image id {id!r} comes twice; ids must be unique in a dataset")
-        synthetic = {"prompt": prompt, "seed": seed, "model": model, "sampler": sampler}
-        data = encode_png(pixels, {"id": id, **synthetic} if self.origin == "synthetic" else None)
-        height, width = pixels.shape
-        native_width, native_height = native_size or (width, height)
-        shard, offset = self._next_offset()
-        record = Record(
-            id=_checked_id(id), shard=shard, offset=offset, size=len(data), sha256=hashlib.sha256(data).hexdigest(),
-            width=width, height=height, bits=8 * pixels.dtype.itemsize,
-            native_width=native_width, native_height=native_height,
-            patient=patient, study=study, split=split, origin=self.origin, source=source, licence=licence,
-            condition=condition or Condition(), report=report, screen=screen, **synthetic,
-        )  # fmt: skip
-        sidecar = record.model_dump_json(exclude={"shard", "offset", "size"}, exclude_none=True)
-        self._append(f"{id}.png", data)
-        self._append(f"{id}.json", sidecar.encode())
+        if self._shard is None or len(self._shard) == self.shard_rows:
+            if self._shard is not None:
+                self._shard.__exit__(None, None, None)
+            self._shard = self.shard(len(self._keys)).__enter__()
+        record = self._shard.add(pixels, id=id, **fields)
         self._ids.add(id)
-        self._rows.append(record.to_row())
         return record
 
-    def _next_offset(self) -> tuple[str, int]:
-        """Shard and byte that the next image comes to lie at."""
-        name = f"{len(self._rows) // self.shard_rows:05d}.tar"
-        if self._tar is None or len(self._rows) % self.shard_rows == 0:
-            self._close_shard()
-            # ustar: a header is one block whatever the name, so that the data begin one block on.
-            self._tar = tarfile.open(self._folder / "shards" / name, "w", format=tarfile.USTAR_FORMAT)
-        return name, self._tar.offset + BLOCK
+    def part(self, number: int, key: str) -> Part | None:
+        """What an interrupted writer left of a shard made from the same (`key`); it needn't be written again."""
+        part = read_part(self._parts, number, key)
+        if part is not None:
+            self._keys[number] = key
+        return part
 
-    def _append(self, name: str, data: bytes) -> None:
-        member = tarfile.TarInfo(name)  # mtime, uid and gid are 0: the same bytes on any day and machine
-        member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
-
-    def _close_shard(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
+    def shard(self, number: int, key: str = "") -> ShardWriter:
+        """A shard to be written, as a context; numbers count up from 0."""
+        self._keys[number] = key
+        return ShardWriter(self._folder / "shards", self._parts, number, self.origin, key)
 
     def _finish(self) -> None:
-        columns = {name: [row[name] for row in self._rows] for name in SCHEMA.names}
-        table = pa.table(columns, schema=SCHEMA)
+        parts = [read_part(self._parts, number, key) for number, key in sorted(self._keys.items())]
+        shards = {part.shard: part.sha256 for part in parts if part.sha256}
+        for file in (self._folder / "shards").iterdir():
+            if file.name not in shards:  # of an interrupted writer with more to write, or cut off
+                file.unlink()
+        table = pa.concat_tables([SCHEMA.empty_table(), *(part.table for part in parts)])
         check_manifest(self.path, table)
-        pq.write_table(table, self._folder / "manifest.parquet", compression="zstd")
-        shards = sorted((self._folder / "shards").iterdir())
+        pq.write_table(table.combine_chunks(), self._folder / "manifest.parquet", compression="zstd")
         info = {
             "schema_version": SCHEMA_VERSION,
             "origin": self.origin,
             "preprocessing": self.preprocessing,
             "counts": counts_of(table),
             "manifest_sha256": sha256_file(self._folder / "manifest.parquet"),
-            "shards": {shard.name: sha256_file(shard) for shard in shards},
+            "shards": shards,
             **self.extra,
         }
         write_json(self._folder / "dataset.json", info)
         write_text(self._folder / "README.md", card(self.path.name, info, table))
-
-
-def _checked_id(image_id: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,90}", image_id):
-        raise DatasetError(f"image id {image_id!r} must be 1 to 90 letters, digits, - or _")
-    return image_id

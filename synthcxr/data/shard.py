@@ -1,0 +1,159 @@
+"""One shard of a dataset: a tar of images and its part of the manifest. Both are there whole or not at all."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthcxr.conditions import Condition
+from synthcxr.data.record import SCHEMA, Origin, Record, Split
+from synthcxr.errors import DatasetError
+from synthcxr.images import encode_png
+from synthcxr.runs import atomic_path, sha256_file, write_json
+
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A PNG file and what it holds: width and height in pixels, 8 or 16 bits a pixel."""
+
+    data: bytes
+    width: int
+    height: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a finished shard left: its rows, the sha256 of its tar, and notes of the one who wrote it."""
+
+    table: pa.Table
+    shard: str
+    sha256: str | None
+    notes: Sequence[Any]
+
+
+class ShardWriter:
+    """Writes shard `number` into `shards`, and its part of the manifest into `parts`; both when the block ends well.
+
+    Args:
+        key: what the shard is made from; `read_part` gives a part back only for the same key.
+    """
+
+    def __init__(self, shards: Path, parts: Path, number: int, origin: Origin, key: str = "") -> None:
+        self.origin, self.key = origin, key
+        self.name = f"{number:05d}.tar"
+        self._path, self._parts = shards / self.name, parts
+        self._rows: list[dict[str, Any]] = []
+        self._notes: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __enter__(self) -> "ShardWriter":
+        self._atomic = atomic_path(self._path)
+        # ustar: a header is one block whatever the name, so that the data begin one block on.
+        self._tar = tarfile.open(self._atomic.__enter__(), "w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tar.close()
+        self._atomic.__exit__(kind, error, trace)
+        if error is None:
+            self._finish()
+
+    def note(self, value: Any) -> None:
+        """Keep something that JSON can hold beside the rows: what was left out of the shard, and why."""
+        self._notes.append(value)
+
+    def add(
+        self,
+        image: np.ndarray | EncodedImage,
+        *,
+        id: str,
+        patient: str,
+        study: str,
+        split: Split,
+        source: str,
+        licence: str,
+        condition: Condition | None = None,
+        native_size: tuple[int, int] | None = None,
+        report: str | None = None,
+        prompt: str | None = None,
+        seed: int | None = None,
+        model: str | None = None,
+        sampler: str | None = None,
+        screen: str | None = None,
+    ) -> Record:
+        """Append one image.
+
+        Args:
+            image: uint8 or uint16 (height, width); or, of a real image, its PNG.
+            id: letters, digits, - and _ (WebDataset cuts names at dots).
+            native_size: (width, height) of the file that was read; None for that of the image.
+            (the others): see Record.
+
+        Raises:
+            DatasetError: the id breaks its rule.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,90}", id):
+            raise DatasetError(f"image id {id!r} must be 1 to 90 letters, digits, - or _")
+        synthetic = {"prompt": prompt, "seed": seed, "model": model, "sampler": sampler}
+        if isinstance(image, np.ndarray):
+            data = encode_png(image, {"id": id, **synthetic} if self.origin == "synthetic" else None)
+            image = EncodedImage(data, image.shape[1], image.shape[0], 8 * image.dtype.itemsize)
+        elif self.origin == "synthetic":
+            raise ValueError("a synthetic image is added as pixels, so that it gets its marks")
+        native_width, native_height = native_size or (image.width, image.height)
+        record = Record(
+            id=id, shard=self.name, offset=self._tar.offset + BLOCK, size=len(image.data),
+            sha256=hashlib.sha256(image.data).hexdigest(), width=image.width, height=image.height, bits=image.bits,
+            native_width=native_width, native_height=native_height,
+            patient=patient, study=study, split=split, origin=self.origin, source=source, licence=licence,
+            condition=condition or Condition(), report=report, screen=screen, **synthetic,
+        )  # fmt: skip
+        sidecar = record.model_dump_json(exclude={"shard", "offset", "size"}, exclude_none=True)
+        self._append(f"{id}.png", image.data)
+        self._append(f"{id}.json", sidecar.encode())
+        self._rows.append(record.to_row())
+        return record
+
+    def _append(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)  # mtime, uid and gid are 0: the same bytes on any day and machine
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+
+    def _finish(self) -> None:
+        """The part is written after the tar, its JSON last: where that is, all is."""
+        if not self._rows:
+            self._path.unlink()
+        columns = {name: [row[name] for row in self._rows] for name in SCHEMA.names}
+        with atomic_path(self._parts / f"{self.name}.parquet") as temporary:
+            pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+        digest = sha256_file(self._path) if self._rows else None
+        write_json(self._parts / f"{self.name}.json", {"key": self.key, "sha256": digest, "notes": self._notes})
+
+
+def read_part(parts: Path, number: int, key: str = "") -> Part | None:
+    """The part of a shard that was finished, and made from the same; None where it's still to be written."""
+    name = f"{number:05d}.tar"
+    file = parts / f"{name}.json"
+    if not file.exists():
+        return None
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if said["key"] != key:
+        return None
+    return Part(pq.read_table(parts / f"{name}.parquet"), name, said["sha256"], said["notes"])
