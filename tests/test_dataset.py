@@ -157,6 +157,55 @@ def test_nothing_appears_when_writing_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def _write(path, keys, stop=None, resume="a-config"):
+    """Two images a shard, none where the key is "none"; `stop` is a shard in which it ends. Numbers of those written."""
+    written = []
+    with DatasetWriter(path, origin="real", resume=resume) as writer:
+        for number, key in enumerate(keys):
+            if part := writer.part(number, key):
+                assert part.notes == [key]
+                continue
+            with writer.shard(number, key) as shard:
+                for index in range(0 if key == "none" else 2):
+                    shard.add(drawn_chest(seed=number), id=f"{key}-{index}", **WHO)
+                    if number == stop:
+                        raise KeyboardInterrupt
+                shard.note(key)
+            written.append(number)
+    return written
+
+
+def test_an_interrupted_writer_is_gone_on_with(tmp_path):
+    keys = ["a", "none", "b", "c"]
+    assert _write(tmp_path / "straight", keys) == [0, 1, 2, 3]
+    for stop in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            _write(tmp_path / "out", keys, stop)
+        assert not (tmp_path / "out").exists()
+    assert _write(tmp_path / "out", keys) == [3]
+    files = {p.relative_to(tmp_path / "straight") for p in (tmp_path / "straight").rglob("*.*")}
+    assert {file.name for file in files if file.suffix == ".tar"} == {"00000.tar", "00002.tar", "00003.tar"}
+    for file in files - {Path("README.md")}:  # which says the name
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
+    assert Dataset.open(tmp_path / "out").verify() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "straight"]
+
+
+def test_what_was_made_from_something_else_is_not_gone_on_with(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "out", ["a", "b", "c", "d"], stop=3)
+    assert _write(tmp_path / "out", ["a", "e"]) == [1]
+    dataset = Dataset.open(tmp_path / "out")
+    assert [record.id for record in dataset.records] == ["a-0", "a-1", "e-0", "e-1"] and dataset.verify() == []
+    assert sorted(path.name for path in (tmp_path / "out" / "shards").iterdir()) == ["00000.tar", "00001.tar"]
+
+
+def test_a_mistake_leaves_nothing_to_go_on_with(tmp_path):
+    with pytest.raises(DatasetError):
+        _write(tmp_path / "out", ["a", "not.an.id"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(DatasetError, match="isn't empty"):
