@@ -158,7 +158,7 @@ def test_nothing_appears_when_writing_fails(tmp_path):
 
 
 def _write(path, keys, stop=None, resume="a-config"):
-    """Two images a shard, none where the key is "none"; `stop` is a shard in which it ends. Numbers of those written."""
+    """Two images a shard, none where the key is "none"; `stop` is where it ends. Numbers of those written."""
     written = []
     with DatasetWriter(path, origin="real", resume=resume) as writer:
         for number, key in enumerate(keys):
