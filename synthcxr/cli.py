@@ -46,9 +46,10 @@ def generate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the pictures")] = None,
     steps: Annotated[int | None, typer.Option(help="of the sampler")] = None,
     guidance: Annotated[float | None, typer.Option(help="1: none; higher: closer to the prompt, less varied")] = None,
-    sampler: Annotated[str | None, typer.Option(help="dpm++ or ddim")] = None,
+    sampler: Annotated[str | None, typer.Option(help="dpm++, sde-dpm++ or ddim")] = None,
     model: Annotated[str | None, typer.Option(help="folder, or hub id with its revision; default: embedded")] = None,
     batch_size: Annotated[int | None, typer.Option(help="pictures drawn at once")] = None,
+    format: Annotated[str | None, typer.Option(help="png or dicom")] = None,
     dry_run: DryRun = False,
     fresh: Fresh = False,
     as_json: AsJson = False,
@@ -60,6 +61,7 @@ def generate(
     config, overrides, prompts = _sorted(words, GenerateConfig)
     flags = {
         "count": count, "seed": seed, "output": output and str(output), "model": model, "batch_size": batch_size,
+        "format": format,
         "settings.steps": steps, "settings.guidance": guidance, "settings.sampler": sampler,
         "prompts": prompts or None,
     }  # fmt: skip
@@ -98,6 +100,36 @@ def verify(dataset: Annotated[Path, typer.Argument(help="a DATASET folder")], as
     summary = problems or [f"{dataset}: {len(opened)} images, all as written"]
     print(json.dumps({"images": len(opened), "problems": problems}) if as_json else "\n".join(summary))
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def export(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[DATASET|CONFIG.yaml|key=value]...")] = None,
+    to: Annotated[str | None, typer.Option(help="dicom: only of synthetic datasets")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the files")] = None,
+    kind: Annotated[str | None, typer.Option(help="DX (digital radiograph) or SC (secondary capture)")] = None,
+    bits: Annotated[int | None, typer.Option(help="8 or 12")] = None,
+    compression: Annotated[str | None, typer.Option(help="jpeg-ls (lossless); default: none")] = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a DATASET in a form that other software reads. The same command resumes."""
+    from synthcxr.synthesis.export import ExportConfig, run
+
+    config, overrides, rest = _sorted(words, ExportConfig)
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r}: one DATASET at most")
+    flags = {
+        "dataset": rest[0] if rest else None, "to": to, "output": output and str(output),
+        "dicom.kind": kind, "dicom.bits": bits, "dicom.compression": compression,
+    }  # fmt: skip
+    overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    resolved = _load(ExportConfig, config, overrides)
+    if dry_run:
+        return _print_config(resolved)
+    images = run(resolved, fresh)
+    print(json.dumps({"images": images}) if as_json else f"{resolved.output}: {images} images")
 
 
 @app.command()

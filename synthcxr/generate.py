@@ -14,21 +14,24 @@ from tqdm import tqdm
 
 from synthcxr.conditions import Condition, parse_prompt, to_prompt
 from synthcxr.config import Config
-from synthcxr.diffusion import image_noise
+from synthcxr.dicom.write import DicomSettings, Provenance, check_compression, write_dicom
+from synthcxr.diffusion import image_noise, step_generators
 from synthcxr.errors import ConfigError, ModelError, RunError, shown
 from synthcxr.images import from_float, write_png
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
 from synthcxr.runs import Run, write_text
 
-SamplerName = Literal["dpm++", "ddim"]
+SamplerName = Literal["dpm++", "sde-dpm++", "ddim"]
 
 
 class SamplerSettings(Config):
     """How pictures are drawn from the model.
 
     `dpm++` is the second-order multistep solver of Lu et al. 2022 (DPM-Solver++), `ddim` that of Song et al. 2021
-    without noise. Both are deterministic once the initial noise is drawn.
+    without noise; both are deterministic once the initial noise is drawn. `sde-dpm++` is the former with fresh noise
+    in each step, which comes from the picture's seed too: it wants more steps, and what the model got wrong in one of
+    them it may mend in the next.
     """
 
     sampler: SamplerName = "dpm++"
@@ -99,7 +102,8 @@ class Generator:
         prompts = [self.prompt(request.condition)[0] for request in batch]
         pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
         side = size // pipeline.vae_scale_factor
-        noise = image_noise([request.seed for request in batch], (pipeline.unet.config.in_channels, side, side))
+        seeds = [request.seed for request in batch]
+        noise = image_noise(seeds, (pipeline.unet.config.in_channels, side, side))
 
         def watch(_pipeline: object, _step: int, _timestep: int, tensors: dict) -> dict:
             if stop():
@@ -109,7 +113,7 @@ class Generator:
         images = pipeline(
             **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
             num_inference_steps=settings.steps, guidance_scale=settings.guidance, output_type="pt",
-            callback_on_step_end=watch,
+            callback_on_step_end=watch, generator=step_generators(seeds),
         ).images  # fmt: skip
         pixels = from_float(images.float().mean(dim=1).cpu().numpy() * 2 - 1)
         return [
@@ -143,8 +147,9 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
         raise ModelError(f"sampler {name!r} doesn't run on the schedule of this model ({type(schedule).__name__})")
     if name == "ddim":
         return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=True)
+    algorithm = "sde-dpmsolver++" if name == "sde-dpm++" else "dpmsolver++"
     return DPMSolverMultistepScheduler.from_config(
-        schedule.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+        schedule.config, algorithm_type=algorithm, solver_order=2, final_sigmas_type="zero"
     )
 
 
@@ -158,6 +163,8 @@ class GenerateConfig(Config):
     output: Path
     model: str | None = Field(None, description="folder or hub id with a revision; none: the embedded model")
     settings: SamplerSettings = SamplerSettings()
+    format: Literal["png", "dicom"] = "png"
+    dicom: DicomSettings = Field(DicomSettings(), description="of the files that format: dicom writes")
     batch_size: int = Field(4, ge=1)
     device: Literal["auto", "cpu"] = "auto"
 
@@ -182,17 +189,21 @@ class GenerateConfig(Config):
 
 
 def run(config: GenerateConfig, fresh: bool = False, generator: Generator | None = None) -> list[Path]:
-    """Write one PNG a picture, marked as synthetic, and metadata.jsonl (ImageFolder convention); resumes.
+    """Write one PNG or DICOM file a picture, marked as synthetic, and metadata.jsonl (ImageFolder convention); resumes.
 
     Args:
         generator: one that is loaded already; None loads `config.model`.
     Returns:
-        the PNGs, in the order of prompts and seeds.
+        the files, in the order of prompts and seeds.
     Raises:
+        ImageError: the compression asked for isn't installed.
         RunError: the folder holds other pictures, or a run of another configuration or model.
     """
+    if config.format == "dicom":
+        check_compression(config.dicom)
     asked = config.requests()
-    paths = [config.output / f"{number:05d}.png" for number in range(len(asked))]
+    suffix = "dcm" if config.format == "dicom" else "png"
+    paths = [config.output / f"{number:05d}.{suffix}" for number in range(len(asked))]
     metadata = config.output / "metadata.jsonl"
     if not (config.output / "config.yaml").exists():
         for path in (metadata, *paths):
@@ -208,7 +219,10 @@ def run(config: GenerateConfig, fresh: bool = False, generator: Generator | None
         drawn = generator([request for _, request in asked])
         for path, (prompt, _), generated in zip(paths, asked, drawn, strict=True):
             row = {"file_name": path.name, "prompt": prompt, **provenance(generated, generator)}
-            write_png(path, generated.pixels, row)
+            if config.format == "dicom":
+                row["sop_instance_uid"] = _write_dicom(path, generated, prompt, generator, config.dicom)
+            else:
+                write_png(path, generated.pixels, row)
             rows.append(row)
         write_text(metadata, "".join(json.dumps(row) + "\n" for row in rows))
         folder.finish({"model": generator.model.hash, "images": len(paths)})
@@ -227,6 +241,18 @@ def provenance(generated: Generated, generator: Generator) -> dict[str, Any]:
         "settings": generator.settings.model_dump(mode="json"),
         "origin": "synthetic",
     }
+
+
+def _write_dicom(path: Path, generated: Generated, prompt: str, generator: Generator, settings: DicomSettings) -> str:
+    info = generator.model.info
+    # A file that says LATERAL is hung as one: the header holds what the model was told, not words it never saw.
+    told, _ = understood(generated.request.condition, info.template, info.words)
+    origin = Provenance(
+        prompt=prompt, model_prompt=generated.prompt, seed=generated.request.seed,
+        model=generator.model.hash, model_name=info.name,
+        sampler=json.dumps(generator.settings.model_dump(mode="json")),
+    )  # fmt: skip
+    return write_dicom(path, generated.pixels, told, origin, settings)
 
 
 def open_generator(config: GenerateConfig) -> Generator:

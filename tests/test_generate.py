@@ -33,7 +33,7 @@ def pictures(model: Model, asked: list[Request], settings: SamplerSettings = QUI
     return np.stack([one.pixels for one in drawn]).astype(int)
 
 
-@pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
+@pytest.mark.parametrize("sampler", ["dpm++", "sde-dpm++", "ddim"])
 def test_batch_size_changes_nothing(model: Model, sampler: str) -> None:
     settings = SamplerSettings(sampler=sampler, steps=4, guidance=3)
     asked = requests(HEART, EFFUSION, seeds=(0, 1)) + requests("", seeds=(5,))

@@ -1,0 +1,1 @@
+"""DICOM: hardened reading of radiographs, standard-conforming writing, and the guard that untrusted files need."""
