@@ -257,5 +257,4 @@ def _write_dicom(path: Path, generated: Generated, prompt: str, generator: Gener
 
 def open_generator(config: GenerateConfig) -> Generator:
     """The generator a configuration asks for, its model loaded."""
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
-    return Generator(load_model(config.model, device), config.settings, config.batch_size)
+    return Generator(load_model(config.model, config.device), config.settings, config.batch_size)

@@ -73,13 +73,11 @@ class Studio:
 
     def model(self) -> "Model":
         """The model, opened once."""
-        import torch
-
         from synthcxr.model.folder import load_model
 
         with self._lock:
             if self._opened is None:
-                self._opened = load_model(self._source, "cuda" if torch.cuda.is_available() else "cpu")
+                self._opened = load_model(self._source, "auto")
             return self._opened
 
     def _pictures(self, generator: "Generator", requests: list["Request"], said: str) -> Iterator[tuple[Pictures, str]]:

@@ -113,7 +113,7 @@ def _tidy_configs(folder: Path) -> None:
 def load_model(source: str | Path | None = None, device: str | torch.device = "cpu") -> Model:
     """Open the embedded model (None), a folder in the diffusers layout, or a hub id with its revision ("id@revision").
 
-    Only safetensors are read, and no code from the hub is run.
+    Only safetensors are read, and no code from the hub is run. Device "auto" is the GPU where there is one.
 
     Raises:
         ModelError: no such folder, no model in it, weights missing or damaged, or a hub id without a revision.
@@ -130,6 +130,8 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
         raise ModelError(f"{shown(folder)} can't be loaded ({reason}); restore its files or train again") from error
     if not all(isinstance(getattr(pipeline, part, None), torch.nn.Module) for part in ("unet", "vae")):
         raise ModelError(f"{shown(folder)} is a {type(pipeline).__name__}; give a model in a Stable Diffusion layout")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     name = folder.name if folder == Path(source or EMBEDDED) else str(source)
