@@ -4,6 +4,7 @@ Adding a finding is one line in `Finding` (its place is its place in prompts), a
 """
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal, get_args
 
 from synthcxr.errors import ConditionError, did_you_mean
@@ -169,6 +170,7 @@ def finding_names() -> dict[str, Finding]:
     return names | SYNONYMS
 
 
+@lru_cache(maxsize=1024)
 def parse_finding(name: str) -> Finding:
     """The finding a label, member name, synonym or phrase stands for, whatever its case, `_`, `-` and plural.
 

@@ -1,5 +1,10 @@
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +13,13 @@ from conftest import drawn_chest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthcxr.conditions import Condition
 from synthcxr.config import load_config
 from synthcxr.data.dataset import Dataset
-from synthcxr.data.prepare import PrepareConfig, limit_size, run, split_of
+from synthcxr.data.decode import limit_size
+from synthcxr.data.prepare import PrepareConfig, _split, run, split_of
+from synthcxr.data.sources import PublishedRow
+from synthcxr.dicom.write import Provenance, write_dicom
 from synthcxr.errors import ConfigError, RunError, SourceError, UserError
 from synthcxr.images import write_png
 
@@ -24,13 +33,15 @@ def _source(root: Path, images: int = 20, damaged: int = 0) -> Path:
             path.write_bytes(b"no image")
         else:
             write_png(path, drawn_chest(size=96, seed=index), None)
-        rows.append(f"{index}.png,p{index // 2},{20 + index}\n")
+        rows.append(f"{index}.png,p{index // 2},{20 + index % 80}\n")
     (root / "metadata.csv").write_text("".join(rows))
     return root
 
 
 def _config(tmp_path: Path, **changes) -> PrepareConfig:
-    return PrepareConfig(**{"source": "folder", "root": tmp_path / "in", "output": tmp_path / "out", **changes})
+    return PrepareConfig(
+        **{"source": "folder", "root": tmp_path / "in", "output": tmp_path / "out", "workers": 1, **changes}
+    )
 
 
 def test_what_is_prepared_is_what_was_there(tmp_path):
@@ -59,7 +70,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(tmp_path):
 
 def test_preparing_twice_gives_the_same_dataset(tmp_path):
     _source(tmp_path / "in")
-    assert run(_config(tmp_path)).hash == run(_config(tmp_path, output=tmp_path / "again")).hash
+    assert run(_config(tmp_path)).hash == run(_config(tmp_path, output=tmp_path / "again", workers=3)).hash
 
 
 def test_an_output_with_something_else_is_left_alone(tmp_path):
@@ -129,3 +140,102 @@ def test_real_radiographs_prepare_and_read_back(cxr_open, tmp_path):
     assert len(dataset) == 243 and dataset.verify() == []
     assert {min(record.width, record.height) for record in dataset.records} == {128}
     assert dataset.info["counts"]["patients"] == 71
+
+
+DRIVER = """
+import resource, sys
+from pathlib import Path
+import synthcxr.data.prepare as prepare
+prepare.SHARD_ROWS = int(sys.argv[3])
+prepare.run(prepare.PrepareConfig(source="folder", root=Path(sys.argv[1]), output=Path(sys.argv[2]), workers=2))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _process(root: Path, output: Path, shard_rows: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", DRIVER, str(root), str(output), str(shard_rows)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_killed_at_any_time_it_ends_with_the_same_bytes(tmp_path):
+    _source(tmp_path / "in", images=60, damaged=1)
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    run(_config(tmp_path, output=tmp_path / "straight" / "out"))
+    whole = _process(tmp_path / "in", tmp_path / "again", 10)
+    assert whole.wait() == 0, whole.stderr.read()
+    rng = random.Random(0)
+    for parts in (0, 1, 3, 5):  # killed once so many shards are done, and a little later
+        process = _process(tmp_path / "in", tmp_path / "killed" / "out", 10)
+        while len(list((tmp_path / "killed").glob(".tmp-*.parts/*.json"))) < parts and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+    process = _process(tmp_path / "in", tmp_path / "killed" / "out", 10)
+    assert process.wait() == 0, process.stderr.read()
+    for file in ("manifest.parquet", "shards/00003.tar"):
+        assert (tmp_path / "killed" / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    dataset = Dataset.open(tmp_path / "killed" / "out")
+    assert dataset.verify() == [] and len(dataset) == 59
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"out", "out.quarantine.jsonl"}
+    # How many rows a shard has is all that differs from the dataset that was prepared in this process.
+    other = Dataset.open(tmp_path / "straight" / "out")
+    assert [record.sha256 for record in dataset.records] == [record.sha256 for record in other.records]
+
+
+def test_files_that_change_while_it_is_interrupted_are_read_again(tmp_path):
+    _source(tmp_path / "in", images=30)
+    process = _process(tmp_path / "in", tmp_path / "out", 10)
+    while not list(tmp_path.glob(".tmp-*.parts/00001*.json")) and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    write_png(tmp_path / "in" / "3.png", drawn_chest(size=96, seed=99), None)
+    process = _process(tmp_path / "in", tmp_path / "out", 10)
+    assert process.wait() == 0, process.stderr.read()
+    assert np.array_equal(
+        Dataset.open(tmp_path / "out").read(Dataset.open(tmp_path / "out").records[3]), drawn_chest(size=96, seed=99)
+    )
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_images(tmp_path):
+    peaks = {}
+    for count in (200, 2000):
+        _source(tmp_path / f"in-{count}", images=count)
+        process = _process(tmp_path / f"in-{count}", tmp_path / f"out-{count}", 100)
+        said, errors = process.communicate()
+        assert process.returncode == 0, errors
+        peaks[count] = int(said)
+    assert peaks[2000] <= 1.1 * peaks[200], peaks
+
+
+def test_a_patient_only_a_header_tells_of_becomes_a_pseudonym(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        condition = Condition(age=60, sex="female", view="PA")
+        origin = Provenance(prompt="", model_prompt="", seed=index, model="m", model_name="m", sampler="{}")
+        write_dicom(tmp_path / "in" / f"{index}.dcm", drawn_chest(seed=index), condition, origin)
+    datasets = [run(_config(tmp_path, source="dicom", output=tmp_path / name)) for name in ("a", "b")]
+    patients = [[record.patient for record in dataset.records] for dataset in datasets]
+    assert len(set(patients[0])) == 4 and not set(patients[0]) & set(patients[1])  # each dataset has its own secret
+    key = (tmp_path / "a.key").read_text().strip()
+    assert len(key) == 64 and (tmp_path / "a.key").stat().st_mode & 0o077 == 0
+    held = b"".join(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert key.encode() not in held and b"synthetic-" not in held
+    assert {(r.condition.age, r.condition.sex, r.condition.view) for r in datasets[0].records} == {(60, "female", "PA")}
+
+
+def test_the_publishers_split_is_kept_where_it_is_asked_for():
+    config = PrepareConfig(source="vindr", root="a", output="b", split="publisher")
+    row = {"path": "a", "id": "a", "study": "s", "condition": Condition(), "source": "vindr", "licence": "x"}
+    for patient in map(str, range(40)):
+        hashed = split_of(patient, 0.1)
+        for hint, expected in (("test", "test"), (None, hashed), ("train", "train")):
+            assert _split(PublishedRow(**row, patient=patient, split=hint), patient, config) == expected
+        development = _split(PublishedRow(**row, patient=patient, split="development"), patient, config)
+        assert development == ("train" if hashed == "train" else "validate")
+        by_hash = config.model_copy(update={"split": "hash"})
+        assert _split(PublishedRow(**row, patient=patient, split="test"), patient, by_hash) == hashed

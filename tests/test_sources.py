@@ -75,14 +75,28 @@ def test_nih_takes_the_larger_of_two_copies(nih_root, caplog):
         ("00000001_000.png,Efusion,0,1,57,M,PA\n", "row 2: unknown finding 'Efusion'; did you mean 'Effusion'"),
         ("00000001_000.png,Mass,0,1,old,M,PA\n", "row 2: age = 'old'"),
         ("00000001_000.png,Mass,0,1,57,X,PA\n", "row 2: sex = 'X'"),
-        ("00000001_000.png,Mass,0\n", "row 2: 3 columns"),
     ],
 )
-def test_nih_names_the_row_that_is_wrong(tmp_path, row, message):
-    (tmp_path / "Data_Entry_2017.csv").write_text(NIH_HEADER + row)
-    _touch(tmp_path / "images" / "00000001_000.png")
-    with pytest.raises(SourceError, match=message):
-        list(nih(tmp_path))
+def test_nih_rejects_a_row_that_is_wrong_and_names_it(nih_root, row, message):
+    table = nih_root / "Data_Entry_2017_v2020.csv"
+    table.write_text(NIH_HEADER + row + NIH_ROWS.split("\n", 1)[1])
+    wrong, *others = nih(nih_root)
+    assert isinstance(wrong, Rejected) and message in wrong.reason and "Data_Entry_2017_v2020.csv" in wrong.reason
+    assert len(others) == 2 and all(isinstance(row, SourceRow) for row in others)
+
+
+def test_nih_names_a_row_that_is_cut_off(nih_root):
+    with open(nih_root / "Data_Entry_2017_v2020.csv", "a") as table:
+        table.write("00000004_000.png,Mass,0")
+    with pytest.raises(SourceError, match="row 5: 3 columns"):
+        list(nih(nih_root))
+
+
+def test_nih_has_a_split_where_its_lists_are(nih_root):
+    assert [row.split for row in nih(nih_root)] == [None, None, None]
+    (nih_root / "train_val_list.txt").write_text("00000001_000.png\n00000003_000.png\n")
+    (nih_root / "test_list.txt").write_text("00000002_000.png\n")
+    assert [row.split for row in nih(nih_root)] == ["development", "test", "development"]
 
 
 def test_hannover_tells_sex_and_view(tmp_path):
@@ -168,6 +182,20 @@ def test_a_folder_names_file_row_and_field(tmp_path, table, message):
     (tmp_path / "metadata.csv").write_text(table)
     with pytest.raises(SourceError, match=message):
         list(folder(tmp_path))
+
+
+def test_a_folder_loses_identifiers_of_its_free_text(tmp_path):
+    _touch(tmp_path / "1.png")
+    row = {
+        "file_name": "1.png", "patient": "p1",
+        "report": "Seen by Dr. Miller on 03/04/2011. MRN 12345678. IMPRESSION: Large right pleural effusion, 3 cm.",
+        "prompt": "72 year old female. Edema, see ___.", "text": "Compared with 2/3/2010.",
+    }  # fmt: skip
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    (item,) = folder(tmp_path)
+    told = item.model_dump_json(exclude={"path"})
+    assert not any(word in told for word in ("Miller", "2011", "12345678", "___", "2010"))
+    assert "right pleural effusion, 3 cm" in item.report.lower() and item.condition.age == 72
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '"x"'])

@@ -2,27 +2,36 @@
 
 import json
 import logging
+import os
+import secrets
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
-import numpy as np
-from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
 from synthcxr.config import Config, config_hash
 from synthcxr.data.dataset import Dataset, DatasetWriter
-from synthcxr.data.record import Split
-from synthcxr.data.sources import SOURCES, Rejected, SourceName, SourceRow
-from synthcxr.errors import ImageError, RunError, SourceError, shown
-from synthcxr.images import from_float, read_image, to_float
+from synthcxr.data.decode import Decoded, Job, decode
+from synthcxr.data.record import SPLITS, Split
+from synthcxr.data.shard import EncodedImage, ShardWriter
+from synthcxr.data.sources import PIXELS, SOURCES, PublishedRow, Rejected, SourceName, SourceRow, completed
+from synthcxr.dicom.guard import Guard, Result
+from synthcxr.errors import RunError, SourceError, shown
 from synthcxr.runs import derive_seed, write_text
 
 log = logging.getLogger(__name__)
 
 MAX_BAD_SHARE = 0.05
+SHARD_ROWS = 500  # what an interruption may cost
+ROWS = {cls.__name__: cls for cls in (SourceRow, PublishedRow, Rejected)}
 
 
 class PrepareConfig(Config):
@@ -31,40 +40,39 @@ class PrepareConfig(Config):
     source: SourceName
     root: Path
     output: Path
+    split: Literal["hash", "publisher"] = Field(
+        "hash", description="by a hash of the patient, or as the publisher splits where there's such a split"
+    )
     holdout: float = Field(0.1, ge=0, lt=0.5, description="share of patients kept for validation, and again for test")
     seed: int = 0
     max_size: int | None = Field(None, ge=64, description="largest shorter side in pixels; larger images are reduced")
+    workers: int | None = Field(None, ge=1, description="processes; none: as many as there are processors")
 
 
 def run(config: PrepareConfig) -> Dataset:
     """Read one source into a DATASET folder, splitting by patient.
 
-    What can't be read is listed, with the reason, in `<output>.quarantine.jsonl`. The same command again returns the
-    dataset that is there.
+    What can't be used is listed, with the reason, in `<output>.quarantine.jsonl`. Interrupted, the same command goes
+    on with the shard it was at, to the same bytes; finished, it returns the dataset that is there. Patients that only
+    a DICOM header tells of become pseudonyms, made with the secret in `<output>.key`.
 
     Raises:
         SourceError: a table or folder that the source's layout asks for is missing (named), or more than 5% of the
-            images can't be used.
+            images are damaged.
         RunError: the output holds something else.
     """
     if done := _already_prepared(config):
         log.info("%s is already prepared", shown(config.output))
         return done
-    items = list(SOURCES[config.source](config.root))
-    rejected = [item for item in items if isinstance(item, Rejected)]
-    rows = [item for item in items if isinstance(item, SourceRow)]
-    extra = {"prepare": _resolved(config), "config_hash": _identity(config)}
     shorter_side = f"at most {config.max_size} pixels" if config.max_size else "as in the source files"
     preprocessing = {"max_size": config.max_size, "shorter side": shorter_side}
-    with DatasetWriter(config.output, origin="real", preprocessing=preprocessing, extra=extra) as writer:
-        for row in tqdm(rows, "prepare", file=sys.stderr, unit="image", disable=None):
-            try:
-                pixels = read_image(row.path)
-            except ImageError as error:
-                rejected.append(Rejected(path=row.path, reason=str(error)))
-                continue
-            _add(writer, row, pixels, config)
-        _quarantine(config, rejected, len(items))
+    if config.source in PIXELS:
+        preprocessing["by the publisher"] = PIXELS[config.source]
+    identity = _identity(config)
+    extra = {"prepare": _resolved(config), "config_hash": identity}
+    with _spooled(config) as (lines, total):
+        with DatasetWriter(config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity) as writer:
+            _write(config, writer, lines, total)
     return writer.dataset
 
 
@@ -79,38 +87,124 @@ def split_of(patient: str, holdout: float, seed: int = 0) -> Split:
     return "validate" if place >= 1 - holdout else "train"
 
 
-def limit_size(pixels: np.ndarray, max_size: int | None) -> np.ndarray:
-    """`pixels` reduced, antialiased, so that the shorter side is at most `max_size`; the same array where it is."""
-    height, width = pixels.shape
-    if max_size is None or min(height, width) <= max_size:
-        return pixels
-    scale = max_size / min(height, width)
-    size = (max(max_size, round(width * scale)), max(max_size, round(height * scale)))
-    reduced = Image.fromarray(to_float(pixels), mode="F").resize(size, Image.Resampling.LANCZOS)
-    return from_float(np.asarray(reduced), bits=8 * pixels.dtype.itemsize)
+@contextmanager
+def _spooled(config: PrepareConfig) -> Iterator[tuple[IO[str], int]]:
+    """The source's rows as lines of a temporary file, and how many: a large source doesn't fit into memory."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        total = 0
+        for row in SOURCES[config.source](config.root):
+            file.write(json.dumps([type(row).__name__, row.model_dump(mode="json")]) + "\n")
+            total += 1
+        file.seek(0)
+        yield file, total
 
 
-def _add(writer: DatasetWriter, row: SourceRow, pixels: np.ndarray, config: PrepareConfig) -> None:
-    height, width = pixels.shape
-    fields = {name: getattr(row, name) for name in SourceRow.model_fields if name != "path"}
-    split = split_of(row.patient, config.holdout, config.seed)
-    writer.add(limit_size(pixels, config.max_size), split=split, native_size=(width, height), **fields)
+def _write(config: PrepareConfig, writer: DatasetWriter, lines: IO[str], total: int) -> None:
+    key = _secret(config)
+    left_out: list[dict[str, Any]] = []
+    bad = 0
+    with (
+        Guard(decode, config.workers or os.cpu_count() or 1) as guard,
+        tqdm(total=total, desc="prepare", file=sys.stderr, unit="image", disable=None) as bar,
+    ):
+        for number, chunk in enumerate(iter(lambda: list(islice(lines, SHARD_ROWS)), [])):
+            rows = [ROWS[kind].model_validate(row) for kind, row in map(json.loads, chunk)]
+            fingerprint = _fingerprint(chunk, rows)
+            part = writer.part(number, fingerprint)
+            if part is None:
+                with writer.shard(number, fingerprint) as shard:
+                    _fill(config, shard, rows, guard, key, bar)
+                part = writer.part(number, fingerprint)
+            else:
+                bar.update(len(rows))
+            left_out += part.notes
+            bad = sum(not item["by_rule"] for item in left_out)
+            if bad > MAX_BAD_SHARE * total:
+                break
+    _quarantine(config, left_out, bad, total)
 
 
-def _quarantine(config: PrepareConfig, rejected: Sequence[Rejected], total: int) -> None:
+def _fill(config: PrepareConfig, shard: ShardWriter, rows: list[Any], guard: Guard, key: str, bar: tqdm) -> None:
+    """Decode the rows' files in parallel, and put them into the shard in order."""
+    sound = [row for row in rows if not isinstance(row, Rejected)]
+    rejected = [row for row in rows if isinstance(row, Rejected)]
+    bar.update(len(rejected))
+    for row, result in zip(sound, guard.map(Job(row.path, config.max_size) for row in sound), strict=True):
+        bar.update()
+        kept = _completed(row, result, key)
+        if isinstance(kept, Rejected):
+            rejected.append(kept)
+            continue
+        image: Decoded = result.value
+        shard.add(
+            EncodedImage(image.data, image.width, image.height, image.bits),
+            split=_split(row, kept.patient, config),
+            native_size=(image.native_width, image.native_height),
+            **{name: getattr(kept, name) for name in SourceRow.model_fields if name != "path"},
+        )
+    for item in rejected:
+        name = _relative(item.path, config.root)
+        shard.note({"file": name, "reason": item.reason, "by_rule": item.by_rule})
+
+
+def _completed(row: SourceRow, result: Result[Job, Decoded], key: str) -> SourceRow | Rejected:
+    if result.value is None:
+        return Rejected(path=row.path, reason=result.error)
+    return completed(row, result.value.told, key)
+
+
+def _split(row: SourceRow, patient: str, config: PrepareConfig) -> Split:
+    hint = row.split if config.split == "publisher" and isinstance(row, PublishedRow) else None
+    if hint in SPLITS:
+        return hint
+    split = split_of(patient, config.holdout, config.seed)
+    # A publisher's "development" has its test elsewhere: what would be test by hash is validation.
+    return "validate" if hint == "development" and split == "test" else split
+
+
+def _fingerprint(chunk: list[str], rows: list[SourceRow | Rejected]) -> str:
+    """Of what a shard is made from: an interrupted run isn't gone on with over files that changed meanwhile."""
+    digest = sha256("".join(chunk).encode())
+    for row in rows:
+        if row.path.exists():
+            status = row.path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _secret(config: PrepareConfig) -> str:
+    """What pseudonyms are made with: kept beside the dataset, never in it, and only for who may read the images."""
+    path = config.output.with_name(config.output.name + ".key")
+    if not path.exists():
+        if config.source not in ("dicom", "vindr"):
+            return ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+def _quarantine(config: PrepareConfig, left_out: list[dict[str, Any]], bad: int, total: int) -> None:
     """List what can't be used beside the dataset, and stop where that's too much to be chance."""
     path = config.output.with_name(config.output.name + ".quarantine.jsonl")
-    if not rejected:
+    if not left_out:
         path.unlink(missing_ok=True)
         return
-    lines = (json.dumps({"file": _relative(item.path, config.root), "reason": item.reason}) for item in rejected)
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    log.warning("%d of %d images can't be used: see %s", len(rejected), total, shown(path))
-    if len(rejected) > MAX_BAD_SHARE * total:
+    write_text(path, "".join(json.dumps({"file": i["file"], "reason": i["reason"]}) + "\n" for i in left_out))
+    log.warning("%d of %d images are left out: see %s", len(left_out), total, shown(path))
+    for reason, count in Counter(_kind(item) for item in left_out).most_common(5):
+        log.warning("  %d: %s", count, reason)
+    if bad > MAX_BAD_SHARE * total:
+        first = next(item["reason"] for item in left_out if not item["by_rule"])
         raise SourceError(
-            f"{shown(config.root)}: {len(rejected)} of {total} images can't be used (at most {MAX_BAD_SHARE:.0%} may);"
-            f" see {shown(path)}, the first: {rejected[0].reason}"
+            f"{shown(config.root)}: {bad} of {total} images can't be used (at most {MAX_BAD_SHARE:.0%} may);"
+            f" see {shown(path)}, the first: {first}"
         )
+
+
+def _kind(item: dict[str, Any]) -> str:
+    """A reason without the file's own name, to count by."""
+    return item["reason"].rpartition(f"{Path(item['file']).name}: ")[2]
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -134,9 +228,10 @@ def _already_prepared(config: PrepareConfig) -> Dataset | None:
 
 def _resolved(config: PrepareConfig) -> dict[str, Any]:
     """What dataset.json tells of the config; names of folders stay out, since a dataset is given away."""
-    return config.model_dump(mode="json", exclude={"root", "output"})
+    return config.model_dump(mode="json", exclude={"root", "output", "workers"})
 
 
 def _identity(config: PrepareConfig) -> str:
     """Hash of all that decides the content: the output's own name isn't part of it."""
-    return config_hash(config.model_copy(update={"root": config.root.resolve(), "output": Path()}))
+    changes = {"root": config.root.resolve(), "output": Path(), "workers": None}
+    return config_hash(config.model_copy(update=changes))
