@@ -7,10 +7,11 @@ import pytest
 from synthcxr.config import dump_config, load_config
 from synthcxr.data.prepare import PrepareConfig
 from synthcxr.generate import GenerateConfig
+from synthcxr.synthesis.export import ExportConfig
 from synthcxr.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CLASSES = {"generate": GenerateConfig, "prepare": PrepareConfig, "train": TrainConfig}
+CLASSES = {"export": ExportConfig, "generate": GenerateConfig, "prepare": PrepareConfig, "train": TrainConfig}
 FILES = sorted(CONFIGS.rglob("*.y*ml"))
 
 
