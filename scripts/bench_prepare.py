@@ -2,8 +2,8 @@
 
 python scripts/bench_prepare.py [IMAGES]
 
-Both read DICOM files (12 bits stored in 16), apply the window, reduce to 512 pixels and write 16-bit PNGs. The plain loop
-checks nothing, guards nothing and writes loose files.
+Both read DICOM files (12 bits stored in 16), apply the window, reduce to 512 pixels and write 16-bit PNGs. The plain
+loop checks nothing, guards nothing and writes loose files.
 """
 
 import sys

@@ -91,6 +91,44 @@ def prepare(words: Words = None, dry_run: DryRun = False, as_json: AsJson = Fals
 
 
 @app.command()
+def curate(
+    words: Words = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be dropped and why, and end")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop duplicates, thin what is redundant, make columns independent; into a new DATASET with every decision."""
+    from synthcxr.data.curate.config import CurateConfig
+
+    config = _plain(words, CurateConfig)
+    from synthcxr.data.curate.decide import Extractor, decide, open_inputs
+    from synthcxr.data.curate.run import run
+    from synthcxr.data.curate.summary import one_line
+    from synthcxr.errors import ModelError
+
+    datasets, extract = open_inputs(config), None
+    if config.prune and config.features != "pixels":
+        _quiet()
+        from synthcxr.model.classifier import load_classifier
+
+        try:
+            classifier = load_classifier(config.model)
+            extract = Extractor(f"classifier {classifier.hash}", lambda images: classifier.read(images).features)
+        except ModelError as error:
+            if config.features == "classifier":
+                raise
+            print(f"{error}; comparing pixels meanwhile", file=sys.stderr)
+    if dry_run:
+        curation = decide(config, datasets, extract)
+        dropped = {decision.id: decision.why() for decision in curation.decisions if not decision.kept}
+        print(json.dumps(dropped) if as_json else "\n".join(f"{name}\t{why}" for name, why in dropped.items()))
+        print(one_line(curation.summary), file=sys.stderr)
+        return
+    summary = run(config, extract).info["curate"]["summary"]
+    kept = f"{summary['after']} of {summary['before']} images kept"
+    print(json.dumps(summary) if as_json else f"{config.output}: {kept}; see {config.output / 'curation.md'}")
+
+
+@app.command()
 def verify(dataset: Annotated[Path, typer.Argument(help="a DATASET folder")], as_json: AsJson = False) -> None:
     """Check every image of a DATASET against its hash; exit code 1 where something is wrong."""
     from synthcxr.data.dataset import Dataset
@@ -134,7 +172,7 @@ def export(
 
 @app.command()
 def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
-    """Train the embedded architecture: autoencoder, then denoiser with text encoder. The same command resumes."""
+    """Train the embedded architecture: autoencoder, denoiser and text encoder, classifier. The same command resumes."""
     _quiet()
     from synthcxr.train.config import TrainConfig
 

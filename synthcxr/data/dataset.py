@@ -4,6 +4,7 @@ manifest.parquet    one row an image (record.SCHEMA)
 shards/NNNNN.tar    WebDataset: <id>.png and <id>.json; the manifest's offset gives random access
 dataset.json        schema version, preprocessing, counts, hashes
 README.md           dataset card
+(others)            what a command attached: their hashes stand in dataset.json
 """
 
 import hashlib
@@ -17,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthcxr.data.manifest import SCHEMA_VERSION, card, check_manifest, counts_of, read_info
+from synthcxr.data.manifest import SCHEMA_VERSION, card, check_manifest, counts_of, in_schema, read_info
 from synthcxr.data.record import SCHEMA, SPLITS, Origin, Record, records_of
 from synthcxr.data.shard import Part, ShardWriter, read_part
 from synthcxr.errors import DatasetError, UserError, did_you_mean, shown
 from synthcxr.images import read_image
-from synthcxr.runs import TEMPORARY_PREFIX, publish, remove, sha256_file, write_json, write_text
+from synthcxr.runs import TEMPORARY_PREFIX, publish, remove, sha256_file, write_bytes, write_json, write_text
 
 
 class Dataset:
@@ -49,8 +50,7 @@ class Dataset:
         path = Path(path)
         info = read_info(path)
         try:
-            table = pq.read_table(path / "manifest.parquet")
-            table = table.select(SCHEMA.names).cast(SCHEMA)
+            table = in_schema(pq.read_table(path / "manifest.parquet"))
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DatasetError(
                 f"{shown(path / 'manifest.parquet')} must be the manifest of a dataset ({error})"
@@ -122,6 +122,10 @@ class Dataset:
                 problems.append(f"shards/{name}: not listed in dataset.json")
             elif sha256_file(path) != shards[name]:
                 problems.append(f"shards/{name}: sha256 differs from dataset.json")
+        for name, digest in self.info.get("attached", {}).items():
+            path = self.path / Path(name).name
+            if not path.is_file() or sha256_file(path) != digest:
+                problems.append(f"{name}: missing, or sha256 differs from dataset.json")
         for record in self.records:
             try:
                 data = self.read_bytes(record)
@@ -174,6 +178,7 @@ class DatasetWriter:
         self._folder, self._parts = self.path.with_name(name), self.path.with_name(f"{name}.parts")
         self._ids: set[str] = set()
         self._keys: dict[int, str] = {}
+        self._attached: dict[str, str] = {}
         self._shard: ShardWriter | None = None
         self._dataset: Dataset | None = None
 
@@ -229,8 +234,9 @@ class DatasetWriter:
     def part(self, number: int, key: str) -> Part | None:
         """What an interrupted writer left of a shard made from the same (`key`); it needn't be written again."""
         part = read_part(self._parts, number, key)
-        if part is not None:
-            self._keys[number] = key
+        if part is None or (part.sha256 and not (self._folder / "shards" / part.shard).is_file()):
+            return None
+        self._keys[number] = key
         return part
 
     def shard(self, number: int, key: str = "") -> ShardWriter:
@@ -238,9 +244,17 @@ class DatasetWriter:
         self._keys[number] = key
         return ShardWriter(self._folder / "shards", self._parts, number, self.origin, key)
 
+    def attach(self, name: str, data: bytes) -> None:
+        """Put a further file into the folder, such as a table of decisions; it's verified as the shards are."""
+        write_bytes(self._folder / name, data)
+        self._attached[name] = hashlib.sha256(data).hexdigest()
+
     def _finish(self) -> None:
         parts = [read_part(self._parts, number, key) for number, key in sorted(self._keys.items())]
         shards = {part.shard: part.sha256 for part in parts if part.sha256}
+        for file in list(self._folder.iterdir()):
+            if file.name not in ("shards", *self._attached):  # half a file, of a killed writer
+                remove(file)
         for file in (self._folder / "shards").iterdir():
             if file.name not in shards:  # of an interrupted writer with more to write, or cut off
                 file.unlink()
@@ -254,6 +268,7 @@ class DatasetWriter:
             "counts": counts_of(table),
             "manifest_sha256": sha256_file(self._folder / "manifest.parquet"),
             "shards": shards,
+            **({"attached": self._attached} if self._attached else {}),
             **self.extra,
         }
         write_json(self._folder / "dataset.json", info)

@@ -30,7 +30,6 @@ class Told:
     age: int | None = None
     sex: Sex | None = None
     view: View | None = None
-    modality: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ def decode(job: Job) -> Decoded:
         from synthcxr.dicom.read import read_dicom  # half a second, which workers of other files needn't spend
 
         image = read_dicom(job.path)
-        pixels, told = image.pixels, Told(**{name: getattr(image, name) for name in Told.__dataclass_fields__})
+        pixels = image.pixels
+        told = Told(image.patient_id, image.study_uid, image.sop_uid, image.age, image.sex, image.view)
     height, width = pixels.shape
     kept = limit_size(pixels, job.max_size)
     bits = 8 * kept.dtype.itemsize

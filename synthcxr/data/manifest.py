@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthcxr.data.record import SHARD_PATTERN, SPLITS
+from synthcxr.data.record import SCHEMA, SHARD_PATTERN, SPLITS
 from synthcxr.errors import DatasetError, shown
 
 SCHEMA_VERSION = 1
@@ -36,6 +36,17 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
+def in_schema(table: pa.Table) -> pa.Table:
+    """A manifest's columns in their order and types; in one from before there were weights, every image weighs 1.
+
+    Raises:
+        pa.ArrowException, KeyError: a column is missing or of another kind.
+    """
+    if "weight" not in table.column_names:
+        table = table.append_column("weight", pa.array([1.0] * table.num_rows, pa.float64()))
+    return table.select(SCHEMA.names).cast(SCHEMA)
+
+
 def check_manifest(path: Path, table: pa.Table) -> None:
     """Ids unique, shards inside the folder, splits known and disjoint by patient.
 
@@ -50,6 +61,9 @@ def check_manifest(path: Path, table: pa.Table) -> None:
             raise DatasetError(f"{shown(path)}: shard = {shard!r} must be a name such as 00000.tar")
     if pc.count_distinct(table.column("id")).as_py() != table.num_rows:
         raise DatasetError(f"{shown(path)}: an image id comes twice in the manifest; ids must be unique")
+    lightest = pc.min(table.column("weight")).as_py()
+    if lightest is not None and not lightest > 0:
+        raise DatasetError(f"{shown(path)}: weight = {lightest:g} must be > 0")
     splits = table.group_by("patient").aggregate([("split", "count_distinct")])
     shared = splits.filter(pc.greater(splits.column("split_count_distinct"), 1)).column("patient").to_pylist()
     if shared:
@@ -86,6 +100,7 @@ def card(name: str, info: dict[str, Any], table: pa.Table) -> str:
         "", f"- width: {sizes['min']} to {sizes['max']} pixels" if counts["images"] else "- width: no image",
         f"- bits a pixel: {', '.join(map(str, sorted(set(table.column('bits').to_pylist())))) or 'no image'}",
         *(f"- {key}: {value if value is not None else 'none'}" for key, value in info["preprocessing"].items()),
+        *(["- weights: column `weight`; how it came about stands in `curation.md`"] if "curate" in info else []),
         "", "Columns and layout: `manifest.parquet` has one row an image; `shards/` is WebDataset.",
         "Not for diagnosis. Don't try to identify anyone.", "",
     ]  # fmt: skip

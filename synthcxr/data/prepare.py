@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from synthcxr.data.shard import EncodedImage, ShardWriter
 from synthcxr.data.sources import PIXELS, SOURCES, PublishedRow, Rejected, SourceName, SourceRow, completed
 from synthcxr.dicom.guard import Guard, Result
 from synthcxr.errors import RunError, SourceError, shown
-from synthcxr.runs import derive_seed, write_text
+from synthcxr.runs import atomic_path, derive_seed, write_text
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +141,18 @@ def _fill(config: PrepareConfig, shard: ShardWriter, rows: list[Any], guard: Gua
             EncodedImage(image.data, image.width, image.height, image.bits),
             split=_split(row, kept.patient, config),
             native_size=(image.native_width, image.native_height),
-            **{name: getattr(kept, name) for name in SourceRow.model_fields if name != "path"},
+            id=kept.id,
+            patient=kept.patient,
+            study=kept.study,
+            condition=kept.condition,
+            report=kept.report,
+            prompt=kept.prompt,
+            source=kept.source,
+            licence=kept.licence,
         )
     for item in rejected:
-        name = _relative(item.path, config.root)
-        shard.note({"file": name, "reason": item.reason, "by_rule": item.by_rule})
+        name, reason = _encodable(_relative(item.path, config.root)), _encodable(item.reason)
+        shard.note({"file": name, "reason": reason, "by_rule": item.by_rule})
 
 
 def _completed(row: SourceRow, result: Result[Job, Decoded], key: str) -> SourceRow | Rejected:
@@ -175,13 +183,16 @@ def _fingerprint(chunk: list[str], rows: list[SourceRow | Rejected]) -> str:
 def _secret(config: PrepareConfig) -> str:
     """What pseudonyms are made with: kept beside the dataset, never in it, and only for who may read the images."""
     path = config.output.with_name(config.output.name + ".key")
+    if config.source != "dicom":  # the tables of all others say patient and study
+        return ""
     if not path.exists():
-        if config.source not in ("dicom", "vindr"):
-            return ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    return path.read_text(encoding="ascii").strip()
+        with atomic_path(path) as temporary:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32) + "\n")
+    key = path.read_bytes().strip().decode("utf-8", "replace")
+    if not key:
+        raise RunError(f"{shown(path)} is empty, and must hold a secret; put it back, or remove the file for a new one")
+    return key
 
 
 def _quarantine(config: PrepareConfig, left_out: list[dict[str, Any]], bad: int, total: int) -> None:
@@ -203,12 +214,19 @@ def _quarantine(config: PrepareConfig, left_out: list[dict[str, Any]], bad: int,
 
 
 def _kind(item: dict[str, Any]) -> str:
-    """A reason without the file's own name, to count by."""
-    return item["reason"].rpartition(f"{Path(item['file']).name}: ")[2]
+    """A reason without file, row and what a cell holds: to count by, and fit for a log whoever the file is of."""
+    name = " ".join(Path(item["file"]).name.split())  # as in a message, which is one line
+    reason = re.sub(r"^.* row \d+: ", "", item["reason"].rpartition(f"{name}: ")[2])
+    return re.sub(r"""(?<!\w)('[^']*'|"[^"]*")(?!\w)""", "'...'", reason)
 
 
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _encodable(text: str) -> str:
+    """Names of files in an older encoding than UTF-8, as older archives have them, with their strange bytes escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _already_prepared(config: PrepareConfig) -> Dataset | None:

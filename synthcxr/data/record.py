@@ -27,7 +27,8 @@ class Record(Config):
 
     `offset` and `size` are bytes in the shard, so that the PNG is `shard[offset:offset + size]`. `width` and `height`
     are pixels as stored, `native_width` and `native_height` those of the file that was read, the bound on real detail.
-    `sampler` and `screen` are JSON; they are set for synthetic images alone, as `seed` and `model` are.
+    `sampler` and `screen` are JSON; they are set for synthetic images alone, as `seed` and `model` are. `weight` says
+    how many images of an uncurated collection this one counts for.
     """
 
     id: str = Field(pattern=ID_PATTERN)
@@ -53,6 +54,7 @@ class Record(Config):
     model: str | None = None
     sampler: str | None = None
     screen: str | None = None
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
 
     def to_row(self) -> dict[str, Any]:
         """The flat row of the manifest (see SCHEMA); the findings are one column of compact JSON."""
@@ -77,6 +79,7 @@ SCHEMA = pa.schema(
     + [pa.field(name, pa.string()) for name in ("sex", "race", "view", "text", "findings", "report", "prompt")]
     + [pa.field("seed", pa.int64())]
     + [pa.field(name, pa.string()) for name in ("model", "sampler", "screen")]
+    + [pa.field("weight", pa.float64(), nullable=False)]
 )
 
 

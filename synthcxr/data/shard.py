@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,16 +63,19 @@ class ShardWriter:
         return len(self._rows)
 
     def __enter__(self) -> "ShardWriter":
-        self._atomic = atomic_path(self._path)
-        # ustar: a header is one block whatever the name, so that the data begin one block on.
-        self._tar = tarfile.open(self._atomic.__enter__(), "w", format=tarfile.USTAR_FORMAT)
+        # Else an interruption could leave another tar beside what was said of the old one.
+        (self._parts / f"{self.name}.json").unlink(missing_ok=True)
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path))
+            # ustar: a header is one block whatever the name, so that the data begin one block on.
+            self._tar = stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tar.close()
-        self._atomic.__exit__(kind, error, trace)
+        self._open.__exit__(kind, error, trace)  # a tar that can't be closed, on a full disk, isn't published
         if error is None:
             self._finish()
 
@@ -125,9 +129,27 @@ class ShardWriter:
             patient=patient, study=study, split=split, origin=self.origin, source=source, licence=licence,
             condition=condition or Condition(), report=report, screen=screen, **synthetic,
         )  # fmt: skip
+        return self._put(record, image.data)
+
+    def copy(self, record: Record, data: bytes, weight: float) -> Record:
+        """Append an image of another dataset: its PNG as it is, marks and all, and its record but for the weight.
+
+        Raises:
+            DatasetError: the bytes aren't those that the record tells of.
+        """
+        if record.origin != self.origin:
+            raise ValueError(f"image {record.id} is {record.origin}; the shard holds {self.origin} ones")
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise DatasetError(
+                f"image {record.id}: sha256 differs from the manifest; restore its shard or prepare again"
+            )
+        place = {"shard": self.name, "offset": self._tar.offset + BLOCK, "size": len(data)}
+        return self._put(record.model_copy(update={**place, "weight": weight}), data)
+
+    def _put(self, record: Record, data: bytes) -> Record:
         sidecar = record.model_dump_json(exclude={"shard", "offset", "size"}, exclude_none=True)
-        self._append(f"{id}.png", image.data)
-        self._append(f"{id}.json", sidecar.encode())
+        self._append(f"{record.id}.png", data)
+        self._append(f"{record.id}.json", sidecar.encode())
         self._rows.append(record.to_row())
         return record
 

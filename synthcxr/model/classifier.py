@@ -18,11 +18,10 @@ from synthcxr.conditions import Condition
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
 from synthcxr.images import to_float
-from synthcxr.model.folder import EMBEDDED, UNLOADABLE, resolve
+from synthcxr.model.folder import CLASSIFIER, EMBEDDED, UNLOADABLE, resolve
 from synthcxr.runs import hash_files
 from synthcxr.vocabulary import NIH_LABELS, Finding
 
-FOLDER = "classifier"  # in a MODEL folder
 FINDINGS = tuple(finding for finding in NIH_LABELS.values() if finding is not Finding.NO_FINDING)
 MALE, AP, AGE = "male", "AP", "age"
 LABELS = (*(finding.value for finding in FINDINGS), MALE, AP, AGE)
@@ -138,7 +137,7 @@ def load_classifier(source: str | Path | None = None) -> Classifier:
     Raises:
         ModelError: the model has none, or its files are damaged.
     """
-    folder = resolve(EMBEDDED if source is None else source) / FOLDER
+    folder = resolve(EMBEDDED if source is None else source) / CLASSIFIER
     if not (folder / "config.json").is_file():
         raise ModelError(f"{shown(folder)} holds no classifier; train one (classifier.steps), or give another model")
     try:

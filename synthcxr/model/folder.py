@@ -22,6 +22,7 @@ from synthcxr.runs import atomic_path, hash_files
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
+CLASSIFIER = "classifier"  # the folder of model.classifier's
 SHARD_SIZE = "15MB"
 ORIGIN = ("_name_or_path", "is_local", "local_files_only")  # keys of configurations
 # What diffusers and transformers raise for missing, cut, or mismatched files.
@@ -70,7 +71,7 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True, classif
         with _as_half(model.pipeline) if half else nullcontext():
             model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
         if classifier:
-            shutil.copytree(classifier, temporary / "classifier")
+            shutil.copytree(classifier, temporary / CLASSIFIER)
         _tidy_configs(temporary)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
@@ -141,7 +142,7 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures. Card and classifier aren't part of it."""
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
-    return hash_files(path for path in files if path.relative_to(folder).parts[0] != "classifier")
+    return hash_files(path for path in files if path.relative_to(folder).parts[0] != CLASSIFIER)
 
 
 def resolve(source: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""DATASETs as one array of pixels at one resolution: what both stages read from."""
+"""DATASETs as one array of pixels at one resolution: what all stages read from."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

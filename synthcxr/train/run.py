@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from synthcxr.data.dataset import Dataset
+from synthcxr.errors import ModelError, shown
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.classifier import FOLDER
-from synthcxr.model.folder import Model, load_model, resolve, save_model
+from synthcxr.model.folder import CLASSIFIER, Model, load_model, resolve, save_model
 from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage
@@ -58,6 +58,10 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         )
     accelerator.init_trackers("tensorboard")
     start = load_model(config.start, accelerator.device) if config.start else None
+    if start and not isinstance(start.pipeline.vae, ChestAutoencoder):
+        raise ModelError(
+            f"start = {shown(config.start)} must be a model that `synthcxr train` wrote; leave it out, or give one"
+        )
     autoencoder = _autoencoder(config, train, validation, accelerator, folder, start)
     with accelerator.main_process_first():
         stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
@@ -114,7 +118,7 @@ def _classifier(
                 network.half().save_pretrained(temporary)
         accelerator.wait_for_everyone()
     if not path.exists() and config.start:
-        path = resolve(config.start) / FOLDER
+        path = resolve(config.start) / CLASSIFIER
     return path if path.exists() else None
 
 

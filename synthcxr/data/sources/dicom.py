@@ -1,7 +1,6 @@
 """A tree of DICOM files, with or without a table of one's own."""
 
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 from synthcxr.conditions import Condition
@@ -21,7 +20,7 @@ def dicom(root: Path) -> Iterator[SourceRow | Rejected]:
 
     The table is that of `folder`, keyed by file_name or by SOPInstanceUID; files that it doesn't list are left out.
     What it doesn't tell (patient, study, age, sex, view) comes from the header once the file is read: see `completed`.
-    Ids are made of a hash of the path, since archives name folders for patients.
+    Ids become pseudonyms of the paths there, since archives name folders for patients.
 
     Raises:
         SourceError: no folder, no file, or a value of the table that isn't one: file, row and field are named.
@@ -38,7 +37,7 @@ def dicom(root: Path) -> Iterator[SourceRow | Rejected]:
     def build(path: Path, entry: Entry | None) -> SourceRow:
         return SourceRow(
             path=path,
-            id=f"dicom-{sha256(path.relative_to(root).as_posix().encode()).hexdigest()[:16]}",
+            id=path.relative_to(root).as_posix(),
             patient=entry.patient if entry else None,
             study=entry.study if entry else None,
             condition=entry.condition if entry else Condition(),

@@ -4,14 +4,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
+from synthcxr.data.decode import IMAGE_SUFFIXES
 from synthcxr.data.sources.row import Rejected, SourceRow
 from synthcxr.errors import ConditionError, SourceError, shown
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 _TAKEN = ""  # in place of the path of an image that a row of the table has claimed
 
@@ -22,9 +22,12 @@ def walk(root: Path) -> Iterator[str]:
     """The paths of all files below `root`, in an order that's the same on any machine; hidden ones are left out.
 
     Links to folders are followed, each folder being read once.
+
+    Raises:
+        SourceError: a folder can't be read: what's in it must not be missing unsaid.
     """
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             subfolders.clear()
@@ -34,6 +37,10 @@ def walk(root: Path) -> Iterator[str]:
         for name in sorted(names):
             if not name.startswith("."):
                 yield f"{folder}{os.sep}{name}"
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise SourceError(f"folder {shown(error.filename)} can't be read ({error.strerror}); allow it, or move it away")
 
 
 def stem_of(path: str) -> str:

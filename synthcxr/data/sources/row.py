@@ -14,8 +14,9 @@ SplitHint = Literal["train", "validate", "test", "development"]
 class SourceRow(Config):
     """One image of a source: where it lies, whose it is, what is known of it.
 
-    `patient` and `study` are None only for DICOM files, whose header tells them: see `completed`. `report` and `prompt`
-    are without identifiers; `prompt` is what a report concludes, or what the user wrote.
+    `patient` and `study` are None only for DICOM files, whose header tells them; until then the `id` of such a file is
+    its path: see `completed`. `report` and `prompt` are without identifiers; `prompt` is what a report concludes, or
+    what the user wrote.
     """
 
     path: Path
@@ -70,8 +71,9 @@ class Header(Protocol):
 def completed(row: SourceRow, header: Header, key: str) -> SourceRow:
     """The row with what its table left open taken from the header of its file; the table's own word stays.
 
-    Patient and study become pseudonyms. A header without patient stands for a patient of its own study, one without
-    study for itself: emptied headers must not make one patient of many.
+    Patient, study and the path of a file become pseudonyms: the patient that a plain hash stands for could be guessed.
+    A header without patient stands for a patient of its own study, one without study for itself: emptied headers must
+    not make one patient of many.
 
     Args:
         key: what pseudonyms are made with. The same key gives the same patient the same name in every dataset; whoever
@@ -83,6 +85,7 @@ def completed(row: SourceRow, header: Header, key: str) -> SourceRow:
     study = header.study_uid or header.sop_uid or row.id
     return row.model_copy(
         update={
+            "id": f"dicom-{pseudonym(key, row.id)}" if row.source == "dicom" else row.id,
             "patient": row.patient or f"{row.source}-{pseudonym(key, header.patient_id or study)}",
             "study": row.study or pseudonym(key, study),
             "condition": known.model_copy(update=fields),
@@ -92,4 +95,4 @@ def completed(row: SourceRow, header: Header, key: str) -> SourceRow:
 
 def pseudonym(key: str, identifier: str) -> str:
     """16 hexadecimal digits that stand for an identifier (HMAC-SHA-256, RFC 2104)."""
-    return hmac.new(key.encode(), identifier.strip().encode(), "sha256").hexdigest()[:16]
+    return hmac.new(key.encode(), identifier.strip().encode("utf-8", "surrogateescape"), "sha256").hexdigest()[:16]
