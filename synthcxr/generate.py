@@ -34,8 +34,8 @@ class SamplerSettings(Config):
     them it may mend in the next.
     """
 
-    sampler: SamplerName = "dpm++"
-    steps: int = Field(20, ge=1, le=1000)
+    sampler: SamplerName = "sde-dpm++"
+    steps: int = Field(50, ge=1, le=1000)
     guidance: float = Field(2.0, ge=1, le=30, description="classifier-free guidance; 1 switches it off")
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from synthcxr.config import dump_config, load_config
+from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.prepare import PrepareConfig
 from synthcxr.generate import GenerateConfig
 from synthcxr.synthesis.export import ExportConfig
 from synthcxr.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CLASSES = {"export": ExportConfig, "generate": GenerateConfig, "prepare": PrepareConfig, "train": TrainConfig}
+CLASSES = {"curate": CurateConfig, "export": ExportConfig, "generate": GenerateConfig, "prepare": PrepareConfig, "train": TrainConfig}
 FILES = sorted(CONFIGS.rglob("*.y*ml"))
 
 

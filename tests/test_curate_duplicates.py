@@ -41,7 +41,7 @@ def test_two_exposures_of_one_patient_are_distinct():
 
 def test_real_radiographs_have_copies_only_where_planted(cxr_open):
     """The first patients of NIH have long series of films in one pose."""
-    paths = sorted((cxr_open / "nih").rglob("*.png"))[:150]
+    paths = sorted((cxr_open / "nih").rglob("*.jpg"))[:150]
     images = [read_image(path) for path in paths]
     copies = [alter(images[place]) for place, alter in enumerate(ALTERED.values())]
     pairs = _near([*images, *copies])

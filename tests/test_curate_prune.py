@@ -17,7 +17,7 @@ pytest.importorskip("sklearn")
 
 
 def _collection(n: int = 400, seed: int = 0) -> tuple[list, np.ndarray]:
-    """A dense clump of normal chests, a thin cloud of effusions, and every 40th with a hernia somewhere in the clump."""
+    """A dense clump of normal chests, a thin cloud of effusions; every 40th has a hernia, somewhere in the clump."""
     rng = np.random.default_rng(seed)
     records, features = [], []
     for number in range(n):
