@@ -80,27 +80,37 @@ def associate(one: Column, other: Column, weights: np.ndarray) -> Association:
 def rake(pairs: Pairs, weights: np.ndarray, equal: bool) -> np.ndarray:
     """Weights (n,) scaled so that each pair's table is the product of its margins.
 
-    Args:
-        equal: of equal margins, rather than of those the weights give.
+    The margins are those that the weights give, or equal ones. Pairs that share a column can contradict each other in
+    that where values are unknown; then the tables are independent all the same, and the margins as near as that allows.
+
     Raises:
-        DatasetError: the pairs contradict each other.
+        DatasetError: the pairs can't be independent together.
     """
     targets = [_target(_table(one, other, weights), equal) for one, other in pairs]
-    weights = weights.astype(np.float64)
+    raked, worst = _raked(pairs, weights, targets)
+    if worst > _CLOSE:
+        raked, worst = _raked(pairs, raked, None)
+    if worst > _TOLERABLE:
+        names = "; ".join(f"{one.name} and {other.name}" for one, other in pairs)
+        raise DatasetError(f"balance.pairs: {names} can't all be made independent at once; leave a pair out")
+    return raked
+
+
+def _raked(pairs: Pairs, weights: np.ndarray, targets: Sequence[np.ndarray] | None) -> tuple[np.ndarray, float]:
+    """Weights fitted to one table after another, None for what their margins are at the time; the largest miss."""
+    weights, worst = weights.astype(np.float64), 0.0
     for _ in range(_SWEEPS):
         worst = 0.0
-        for (one, other), target in zip(pairs, targets, strict=True):
+        for place, (one, other) in enumerate(pairs):
             table = _table(one, other, weights)
+            target = _target(table, equal=False) if targets is None else targets[place]
             factor = np.divide(target, table, out=np.ones_like(table), where=table > 0)
             worst = max(worst, float(np.abs(factor - 1).max(initial=0.0)))
             known = (one.codes != UNKNOWN) & (other.codes != UNKNOWN)
             weights[known] *= factor[one.codes[known], other.codes[known]]
         if worst < _CLOSE:
             break
-    if worst > _TOLERABLE:
-        names = "; ".join(f"{one.name} and {other.name}" for one, other in pairs)
-        raise DatasetError(f"balance.pairs: {names} can't all be made independent at once; leave a pair out")
-    return weights
+    return weights, worst
 
 
 def _subsample(records: Sequence[Record], pairs: Pairs, wanted: np.ndarray, first: np.ndarray, seed: int) -> np.ndarray:
