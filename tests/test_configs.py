@@ -12,7 +12,13 @@ from synthcxr.synthesis.export import ExportConfig
 from synthcxr.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CLASSES = {"curate": CurateConfig, "export": ExportConfig, "generate": GenerateConfig, "prepare": PrepareConfig, "train": TrainConfig}
+CLASSES = {
+    "curate": CurateConfig,
+    "export": ExportConfig,
+    "generate": GenerateConfig,
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+}
 FILES = sorted(CONFIGS.rglob("*.y*ml"))
 
 
