@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -65,8 +66,7 @@ def generate(
         "settings.steps": steps, "settings.guidance": guidance, "settings.sampler": sampler,
         "prompts": prompts or None,
     }  # fmt: skip
-    overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    resolved = _load(GenerateConfig, config, overrides)
+    resolved = _load(GenerateConfig, config, overrides + _given(flags))
     _say_understood(resolved)
     if dry_run:
         return _print_config(resolved)
@@ -162,8 +162,7 @@ def export(
         "dataset": rest[0] if rest else None, "to": to, "output": output and str(output),
         "dicom.kind": kind, "dicom.bits": bits, "dicom.compression": compression,
     }  # fmt: skip
-    overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    resolved = _load(ExportConfig, config, overrides)
+    resolved = _load(ExportConfig, config, overrides + _given(flags))
     if dry_run:
         return _print_config(resolved)
     images = run(resolved, fresh)
@@ -249,6 +248,11 @@ def _sorted(words: list[str] | None, cls: type) -> tuple[Path | None, list[str],
     if len(configs) > 1:
         raise UserError(f"{configs[1]}: one config file at most; put what differs as key.path=value")
     return (configs[0] if configs else None), overrides, rest
+
+
+def _given(flags: Mapping[str, Any]) -> list[str]:
+    """Flags that were given, by the key each stands for, as overrides."""
+    return [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
 
 
 def _plain(words: list[str] | None, cls: type) -> Any:

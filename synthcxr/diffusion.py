@@ -48,10 +48,13 @@ def stratified_timesteps(uniform_b: torch.Tensor, steps: int) -> torch.Tensor:
 
 def image_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
     """Initial noise (b, *shape) in float32: each image's from its own CPU generator, whatever the batch."""
-    generators = [torch.Generator().manual_seed(derive_seed(seed, "initial noise")) for seed in seeds]
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return torch.stack([torch.randn(shape, generator=generator) for generator in _generators(seeds, "initial noise")])
 
 
 def step_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """The CPU generators of the noise that a stochastic sampler adds on its way, one an image."""
-    return [torch.Generator().manual_seed(derive_seed(seed, "step noise")) for seed in seeds]
+    return _generators(seeds, "step noise")
+
+
+def _generators(seeds: Sequence[int], purpose: str) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(derive_seed(seed, purpose)) for seed in seeds]

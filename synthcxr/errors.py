@@ -53,6 +53,18 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
+def one_of(name: str, options: Iterable[str]) -> str:
+    """`name`, which must be one of the options.
+
+    Raises:
+        ValueError: it isn't (with the nearest one); in a validator, the field is named with it.
+    """
+    options = list(options)
+    if name not in options:
+        raise ValueError(f"must be one of {', '.join(options)}{did_you_mean(name, options)}")
+    return name
+
+
 def shown(path: Path | str) -> str:
     """A path as a message names it: relative to the working folder where it lies inside it, else as it is."""
     path = Path(path)

@@ -8,7 +8,9 @@ README.md           dataset card
 """
 
 import hashlib
+import logging
 import secrets
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +23,11 @@ import pyarrow.parquet as pq
 from synthcxr.data.manifest import SCHEMA_VERSION, card, check_manifest, counts_of, in_schema, read_info
 from synthcxr.data.record import SCHEMA, SPLITS, Origin, Record, records_of
 from synthcxr.data.shard import Part, ShardWriter, read_part
-from synthcxr.errors import DatasetError, UserError, did_you_mean, shown
+from synthcxr.errors import DatasetError, RunError, UserError, did_you_mean, shown
 from synthcxr.images import read_image
 from synthcxr.runs import TEMPORARY_PREFIX, publish, remove, sha256_file, write_bytes, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 
 class Dataset:
@@ -135,6 +139,31 @@ class Dataset:
             if hashlib.sha256(data).hexdigest() != record.sha256:
                 problems.append(f"{record.id}: sha256 of the image differs from the manifest")
         return problems
+
+
+def already_made(output: Path, command: str, resolved: Mapping[str, Any], identity: str, other: str) -> Dataset | None:
+    """The dataset at `output` where this very command made it; None where there's nothing yet.
+
+    Args:
+        command: prepare or curate, which is also the entry of dataset.json that holds the resolved config.
+        resolved: today's.
+        identity: what dataset.json calls config_hash.
+        other: what must have changed where the config didn't.
+    Raises:
+        RunError: the output holds something else, or a dataset made with another config.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    if not (output / "dataset.json").is_file():
+        raise RunError(f"{shown(output)} isn't empty and holds no dataset; give another output")
+    dataset = Dataset.open(output)
+    if dataset.info.get("config_hash") == identity:
+        log.info("%s is already %sd", shown(output), command)
+        return dataset
+    before = dataset.info.get(command) or {}
+    changed = [key for key, now in resolved.items() if before.get(key) != now]
+    what = f"{changed[0]} {before.get(changed[0])}, now {resolved[changed[0]]}" if changed else other
+    raise RunError(f"{shown(output)} holds a dataset made with another config ({what}); give another output")
 
 
 class DatasetWriter:

@@ -19,7 +19,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from synthcxr.config import Config, config_hash
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset, DatasetWriter, already_made
 from synthcxr.data.decode import Decoded, Job, decode
 from synthcxr.data.record import SPLITS, Split
 from synthcxr.data.shard import EncodedImage, ShardWriter
@@ -62,14 +62,13 @@ def run(config: PrepareConfig) -> Dataset:
             images are damaged.
         RunError: the output holds something else.
     """
-    if done := _already_prepared(config):
-        log.info("%s is already prepared", shown(config.output))
+    identity = _identity(config)
+    if done := already_made(config.output, "prepare", _resolved(config), identity, "another root"):
         return done
     shorter_side = f"at most {config.max_size} pixels" if config.max_size else "as in the source files"
     preprocessing = {"max_size": config.max_size, "shorter side": shorter_side}
     if config.source in PIXELS:
         preprocessing["by the publisher"] = PIXELS[config.source]
-    identity = _identity(config)
     extra = {"prepare": _resolved(config), "config_hash": identity}
     with _spooled(config) as (lines, total):
         with DatasetWriter(config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity) as writer:
@@ -119,7 +118,7 @@ def _write(config: PrepareConfig, writer: DatasetWriter, lines: IO[str], total: 
             else:
                 bar.update(len(rows))
             left_out += part.notes
-            bad = sum(not item["by_rule"] for item in left_out)
+            bad += sum(not item["by_rule"] for item in part.notes)
             if bad > MAX_BAD_SHARE * total:
                 break
     _quarantine(config, left_out, bad, total)
@@ -227,21 +226,6 @@ def _relative(path: Path, root: Path) -> str:
 def _encodable(text: str) -> str:
     """Names of files in an older encoding than UTF-8, as older archives have them, with their strange bytes escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _already_prepared(config: PrepareConfig) -> Dataset | None:
-    output = config.output
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
-    if not (output / "dataset.json").is_file():
-        raise RunError(f"{shown(output)} isn't empty and holds no dataset; give another output")
-    dataset = Dataset.open(output)
-    if dataset.info.get("config_hash") == _identity(config):
-        return dataset
-    before = dataset.info.get("prepare") or {}
-    changed = [key for key, now in _resolved(config).items() if before.get(key) != now]
-    what = f"{changed[0]} {before.get(changed[0])}, now {getattr(config, changed[0])}" if changed else "another root"
-    raise RunError(f"{shown(output)} holds a dataset made with another config ({what}); give another output")
 
 
 def _resolved(config: PrepareConfig) -> dict[str, Any]:

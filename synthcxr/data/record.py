@@ -56,6 +56,12 @@ class Record(Config):
     screen: str | None = None
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
 
+    @property
+    def present(self) -> set[Finding]:
+        """Findings that are there, "No Finding" left out."""
+        stated = {finding for finding, state in self.condition.findings.items() if state.state == "present"}
+        return stated - {Finding.NO_FINDING}
+
     def to_row(self) -> dict[str, Any]:
         """The flat row of the manifest (see SCHEMA); the findings are one column of compact JSON."""
         row = {name: getattr(self, name) for name in type(self).model_fields if name != "condition"}

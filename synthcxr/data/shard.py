@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthcxr.conditions import Condition
-from synthcxr.data.record import SCHEMA, Origin, Record, Split
+from synthcxr.data.record import ID_PATTERN, SCHEMA, Origin, Record, Split
 from synthcxr.errors import DatasetError
 from synthcxr.images import encode_png
 from synthcxr.runs import atomic_path, sha256_file, write_json
@@ -54,7 +54,7 @@ class ShardWriter:
 
     def __init__(self, shards: Path, parts: Path, number: int, origin: Origin, key: str = "") -> None:
         self.origin, self.key = origin, key
-        self.name = f"{number:05d}.tar"
+        self.name = _name(number)
         self._path, self._parts = shards / self.name, parts
         self._rows: list[dict[str, Any]] = []
         self._notes: list[Any] = []
@@ -113,7 +113,7 @@ class ShardWriter:
         Raises:
             DatasetError: the id breaks its rule.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,90}", id):
+        if not re.fullmatch(ID_PATTERN, id):
             raise DatasetError(f"image id {id!r} must be 1 to 90 letters, digits, - or _")
         synthetic = {"prompt": prompt, "seed": seed, "model": model, "sampler": sampler}
         if isinstance(image, np.ndarray):
@@ -171,7 +171,7 @@ class ShardWriter:
 
 def read_part(parts: Path, number: int, key: str = "") -> Part | None:
     """The part of a shard that was finished, and made from the same; None where it's still to be written."""
-    name = f"{number:05d}.tar"
+    name = _name(number)
     file = parts / f"{name}.json"
     if not file.exists():
         return None
@@ -179,3 +179,7 @@ def read_part(parts: Path, number: int, key: str = "") -> Part | None:
     if said["key"] != key:
         return None
     return Part(pq.read_table(parts / f"{name}.parquet"), name, said["sha256"], said["notes"])
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.tar"

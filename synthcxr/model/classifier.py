@@ -109,9 +109,7 @@ def targets(conditions: Iterable[Condition]) -> np.ndarray:
     Of a labelled image, a finding that isn't listed is taken for absent, as the tables of NIH and CheXpert mean it; one
     without any label tells nothing.
     """
-    rows = np.full((0, len(LABELS)), np.nan, dtype=np.float32)
-    told = [_target(condition) for condition in conditions]
-    return np.array(told, dtype=np.float32) if told else rows
+    return np.array([_target(condition) for condition in conditions], dtype=np.float32).reshape(-1, len(LABELS))
 
 
 def _target(condition: Condition) -> list[float]:

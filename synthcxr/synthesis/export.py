@@ -15,24 +15,18 @@ from synthcxr.config import Config, explain
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Record
 from synthcxr.dicom.write import DicomSettings, Provenance, check_compression, write_dicom, written_uid
-from synthcxr.errors import DatasetError, RunError, UserError, did_you_mean, shown
+from synthcxr.errors import DatasetError, RunError, UserError, one_of, shown
 from synthcxr.images import read_image, read_provenance
 from synthcxr.runs import Run, atomic_path
 
 _OF_THE_SHARDS = {"shard", "offset", "size", "sha256", "width", "height", "bits", "native_width", "native_height"}
 
 
-def _known_format(name: str) -> str:
-    if name not in FORMATS:
-        raise ValueError(f"must be one of {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
-    return name
-
-
 class ExportConfig(Config):
     """What `synthcxr export` needs."""
 
     dataset: Path
-    to: Annotated[str, AfterValidator(_known_format)]
+    to: Annotated[str, AfterValidator(lambda name: one_of(name, FORMATS))]
     output: Path
     dicom: DicomSettings = Field(DicomSettings(), description="of the files that `to: dicom` writes")
     dataset_hash: str | None = Field(None, description="refuse a dataset whose manifest has another hash")

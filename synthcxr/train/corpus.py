@@ -14,7 +14,6 @@ from synthcxr.data.record import Record
 from synthcxr.errors import DatasetError
 from synthcxr.images import from_float, to_float, to_square
 from synthcxr.runs import atomic_path
-from synthcxr.vocabulary import Finding
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,7 @@ class Corpus:
     @property
     def ill(self) -> np.ndarray:
         """Indices of images with a finding."""
-        healthy = {Finding.NO_FINDING}
-        present = [{f for f, state in r.condition.findings.items() if state.state == "present"} for r in self.records]
-        return np.flatnonzero([bool(findings - healthy) for findings in present])
+        return np.flatnonzero([bool(record.present) for record in self.records])
 
 
 def load_corpus(datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path) -> Corpus:

@@ -92,10 +92,7 @@ def _autoencoder(
     path = folder.folder / "autoencoder" / "model"
     if not path.exists():
         stage = AutoencoderStage(config, train, validation, start.pipeline.vae if start else None)
-        Trainer(stage, accelerator, folder).fit()
-        if accelerator.is_main_process:
-            _save_autoencoder(stage, accelerator.device, path)
-        accelerator.wait_for_everyone()
+        _train_part(stage, accelerator, folder, path)
         accelerator.free_memory()
         del stage
         gc.collect()
@@ -109,24 +106,24 @@ def _classifier(
     """The folder of the classifier that this run trained, or else of that of the model it started from."""
     path = folder.folder / "classifier" / "model"
     if config.classifier.steps and not path.exists():
-        stage = ClassifierStage(config, train, validation)
-        Trainer(stage, accelerator, folder).fit()
-        if accelerator.is_main_process:
-            network = stage.finish(accelerator.device)
-            write_json(path.with_name("result.json"), stage.validate(network, accelerator.device))
-            with atomic_path(path) as temporary:
-                network.half().save_pretrained(temporary)
-        accelerator.wait_for_everyone()
+        _train_part(ClassifierStage(config, train, validation), accelerator, folder, path, half=True)
     if not path.exists() and config.start:
         path = resolve(config.start) / CLASSIFIER
     return path if path.exists() else None
 
 
-def _save_autoencoder(stage: AutoencoderStage, device: torch.device, path: Path) -> None:
-    stage.module.eval()
-    write_json(path.with_name("result.json"), stage.validate(stage.module, device))
-    with atomic_path(path) as temporary:
-        stage.finish(device).save_pretrained(temporary)
+def _train_part(
+    stage: AutoencoderStage | ClassifierStage, accelerator: Accelerator, folder: Run, path: Path, half: bool = False
+) -> None:
+    """Train a part that has a folder of its own: there, and beside it what its last validation gave."""
+    Trainer(stage, accelerator, folder).fit()
+    if accelerator.is_main_process:
+        stage.module.eval()
+        part = stage.finish(accelerator.device)
+        write_json(path.with_name("result.json"), stage.validate(stage.module, accelerator.device))
+        with atomic_path(path) as temporary:
+            (part.half() if half else part).save_pretrained(temporary)
+    accelerator.wait_for_everyone()
 
 
 def _wants_bf16(config: TrainConfig) -> bool:

@@ -62,12 +62,6 @@ def column(records: Sequence[Record], name: str) -> Column:
     return Column(name, levels, np.array([places.get(value, UNKNOWN) for value in values], dtype=np.int64))
 
 
-def present(record: Record) -> set[Finding]:
-    """Findings that are there, "No Finding" left out."""
-    stated = {finding for finding, state in record.condition.findings.items() if state.state == "present"}
-    return stated - {Finding.NO_FINDING}
-
-
 def _state(record: Record, finding: Finding) -> str | None:
     stated = record.condition.findings
     if not stated:

@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from synthcxr.data.curate.balance import balance
-from synthcxr.data.curate.columns import present
 from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.curate.duplicates import choose, crossing, exact_pairs
 from synthcxr.data.curate.fingerprint import Fingerprints, Scanner
@@ -137,7 +136,7 @@ def _drop_duplicates(
         decision.duplicate_of = copy.id
         decision.duplicate_bits, decision.duplicate_similarity = duplicate.pair.distance, duplicate.pair.similarity
         decision.duplicate_crosses = crossing(record, copy)
-        decision.duplicate_labels_differ = present(record) != present(copy)
+        decision.duplicate_labels_differ = record.present != copy.present
         if decision.duplicate_crosses:
             log.warning("%s (%s): %s", record.id, record.split, decision.why())
 

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 
-from synthcxr.data.curate.columns import present
 from synthcxr.data.curate.config import PruneConfig
 from synthcxr.data.record import Record
 from synthcxr.errors import UserError
@@ -75,10 +74,10 @@ def prune(records: Sequence[Record], features: np.ndarray, config: PruneConfig, 
 
 def rare_findings(records: Sequence[Record], share: float) -> list[Finding | None]:
     """Of each image, the rarest of its present findings that less than `share` of the images have; None for none."""
-    counts = Counter(finding for record in records for finding in present(record))
+    counts = Counter(finding for record in records for finding in record.present)
     rare = {finding for finding, count in counts.items() if count < share * len(records)}
     return [
-        min(present(record) & rare, key=lambda finding: (counts[finding], FINDING_ORDER[finding]), default=None)
+        min(record.present & rare, key=lambda finding: (counts[finding], FINDING_ORDER[finding]), default=None)
         for record in records
     ]
 

@@ -19,8 +19,7 @@ from synthcxr.data.curate.decide import Curation, Extractor, decide, open_inputs
 from synthcxr.data.curate.ledger import to_table
 from synthcxr.data.curate.plot import plot
 from synthcxr.data.curate.summary import markdown, one_line
-from synthcxr.data.dataset import Dataset, DatasetWriter
-from synthcxr.errors import RunError, shown
+from synthcxr.data.dataset import Dataset, DatasetWriter, already_made
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,7 @@ def run(config: CurateConfig, extract: Extractor | None = None) -> Dataset:
     """
     datasets = open_inputs(config)
     identity = _identity(config, datasets, extract)
-    if done := _already_curated(config, identity):
-        log.info("%s is already curated", shown(config.output))
+    if done := already_made(config.output, "curate", _resolved(config), identity, "other inputs"):
         return done
     curation = decide(config, datasets, extract)
     extra = {
@@ -89,21 +87,6 @@ def _preprocessing(datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 def _history(dataset: Dataset) -> dict[str, Any]:
     return {key: dataset.info[key] for key in ("prepare", "curate", "inputs") if key in dataset.info}
-
-
-def _already_curated(config: CurateConfig, identity: str) -> Dataset | None:
-    output = config.output
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
-    if not (output / "dataset.json").is_file():
-        raise RunError(f"{shown(output)} isn't empty and holds no dataset; give another output")
-    dataset = Dataset.open(output)
-    if dataset.info.get("config_hash") == identity:
-        return dataset
-    before = dataset.info.get("curate") or {}
-    changed = [key for key, now in _resolved(config).items() if before.get(key) != now]
-    what = f"{changed[0]} {before.get(changed[0])}, now {_resolved(config)[changed[0]]}" if changed else "other inputs"
-    raise RunError(f"{shown(output)} holds a dataset made with another config ({what}); give another output")
 
 
 def _resolved(config: CurateConfig) -> dict[str, Any]:

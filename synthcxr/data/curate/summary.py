@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from synthcxr.data.curate.balance import Association, associate
-from synthcxr.data.curate.columns import COLUMNS, UNKNOWN, column, present
+from synthcxr.data.curate.columns import COLUMNS, UNKNOWN, column
 from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.curate.ledger import Decision, Reason
 from synthcxr.data.record import Record
@@ -142,7 +142,7 @@ def _levels(records: Sequence[Record], weights: np.ndarray, names: Sequence[str]
     levels = []
     for name in names:
         if name == "finding":
-            shown = [present(record) for record in records]
+            shown = [record.present for record in records]
             values = [(f.value, np.array([f in found for found in shown], dtype=bool)) for f in Finding]
         else:
             told = column(records, name)

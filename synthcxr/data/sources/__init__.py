@@ -26,7 +26,7 @@ from synthcxr.data.sources.openi import openi
 from synthcxr.data.sources.padchest import padchest
 from synthcxr.data.sources.row import Header, PublishedRow, Rejected, SourceRow, SplitHint, completed
 from synthcxr.data.sources.vindr import vindr
-from synthcxr.errors import did_you_mean
+from synthcxr.errors import one_of
 
 __all__ = [
     "PIXELS", "SOURCES", "Header", "PublishedRow", "Rejected", "SourceName", "SourceRow", "SplitHint", "chexpert",
@@ -52,10 +52,4 @@ PIXELS: dict[str, str] = {
 }
 
 
-def _known_source(name: str) -> str:
-    if name not in SOURCES:
-        raise ValueError(f"must be one of {', '.join(SOURCES)}{did_you_mean(name, SOURCES)}")
-    return name
-
-
-SourceName = Annotated[str, AfterValidator(_known_source)]
+SourceName = Annotated[str, AfterValidator(lambda name: one_of(name, SOURCES))]
