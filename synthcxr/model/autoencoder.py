@@ -18,7 +18,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
 __all__ = [
-    "ChestAutoencoder", "ModelMixin", "block_pca", "lap", "lapping", "pca_reconstruction", "psnr", "start_from_pca", "unlap",
+    "ChestAutoencoder", "ModelMixin", "block_pca", "lap", "lapping", "pca_reconstruction", "psnr", "start_from_pca",
+    "unlap",
 ]  # fmt: skip
 
 PATCH = 4  # pixels a decoder output position covers: full-resolution convolutions are what two cores can't afford
@@ -92,7 +93,7 @@ def lapping(size: int) -> torch.Tensor:
     orthogonal transform). Constants pass unchanged, and so do the eight pixels at the picture's edge.
     """
     half = BLOCK // 2
-    even, odd = _cosines(half, 0.0), _cosines(half, 0.5)
+    even, odd = cosines(half), cosines(half, 0.5)
     flip = torch.eye(half, dtype=torch.float64).flip(0)
     turn = flip @ even.T @ odd @ flip
     eye = torch.eye(half, dtype=torch.float64)
@@ -104,8 +105,10 @@ def lapping(size: int) -> torch.Tensor:
     return matrix.float()
 
 
-def _cosines(size: int, shift: float) -> torch.Tensor:
-    """The orthonormal cosine transform of type II (shift 0) or IV (shift 1/2), (size, size)."""
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def cosines(size: int, shift: float = 0.0) -> torch.Tensor:
+    """The orthonormal cosine transform of type II (shift 0) or IV (shift 1/2), (size, size), float64."""
     rows, columns = torch.arange(size, dtype=torch.float64)[:, None] + shift, torch.arange(size) + 0.5
     matrix = torch.cos(math.pi * rows * columns / size) * math.sqrt(2 / size)
     if not shift:

@@ -24,9 +24,7 @@ class AutoencoderModule(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(
-        self, images: torch.Tensor, noise: torch.Tensor, extra: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, noise: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
         """Images told by the autoencoder.
 
         Args:

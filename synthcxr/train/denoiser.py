@@ -25,7 +25,7 @@ from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, trai
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.corpus import Corpus
 
-DEVIATION_IMAGES = 2000
+GAUSSIAN_IMAGES = 4000
 SHEET_CONDITIONS = (
     {"findings": ["No Finding"], "age": 30, "sex": "female", "view": "PA"},
     {"findings": ["No Finding"], "age": 70, "sex": "male", "view": "PA"},
@@ -83,13 +83,13 @@ class DenoiserStage:
         self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
         self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
         if not start:
-            unet.deviations.copy_(self._deviations())
+            unet.gaussian.fit(self._clean_latents())
 
-    def _deviations(self) -> torch.Tensor:
-        """(channels,) root mean square of the scaled latents of some training images."""
-        channels = self.autoencoder.config.latent_channels
-        latents = torch.from_numpy(self.latents[:DEVIATION_IMAGES, 0, :channels].astype(np.float32))
-        return latents.square().mean(dim=(0, 2, 3)).sqrt() * self.autoencoder.config.scaling_factor
+    def _clean_latents(self) -> torch.Tensor:
+        """Scaled latents of some training images as they are, at random."""
+        rows = np.random.default_rng(self.config.seed).permutation(len(self.latents))[:GAUSSIAN_IMAGES]
+        latents = self.latents[np.sort(rows), 0, : self.autoencoder.config.latent_channels]
+        return torch.from_numpy(latents.astype(np.float32)) * self.autoencoder.config.scaling_factor
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
