@@ -12,6 +12,12 @@ word; runs of space and of punctuation are made one.
 import re
 from functools import cache
 
+OLDEST = 90  # years; said of everybody who is at least as old, since there are few of them
+_AGED = re.compile(
+    r"(?i)(?<![\w.])(?:(?P<before>(?:aged?|age:)\s+)|)(?:9\d|1[0-2]\d|ninety(?:[\s-](?:one|two|three|four|five|six|seven"
+    r"|eight|nine))?)(?P<after>[\s-]*(?:years?|yrs?)[\s-]*(?:old|of\s+age)|\s*-?(?:yo|y/o|y\.o\.?|y)(?!\w))?(?![\w.]*\d)"
+)
+
 _THING = "\x01"  # stood for a name, day or number: the "on" before it goes too
 _GAP = "\x02"  # stands for any word ("XXXX opacity"): an "on" before it goes only at the end of a phrase
 _MARK = "[\x01\x02]"
@@ -190,3 +196,13 @@ def scrub(text: str) -> str:
             break
         text = shorter
     return text
+
+
+def group_ages(text: str) -> str:
+    """The text with each age of OLDEST years or more said as OLDEST (45 CFR 164.514(b)(2)(i)(C))."""
+
+    def grouped(match: re.Match[str]) -> str:
+        before, after = match["before"] or "", match["after"] or ""
+        return f"{before}{OLDEST}{after}" if before or after else match[0]
+
+    return _AGED.sub(grouped, text)
