@@ -238,7 +238,7 @@ def test_a_patient_only_a_header_tells_of_becomes_a_pseudonym(tmp_path):
 def test_no_name_of_ones_own_table_or_folder_reaches_a_dataset(tmp_path, caplog):
     write_png(tmp_path / "in" / "Doe_Jane" / "MRN7654321.png", drawn_chest(), None)
     (tmp_path / "in" / "metadata.csv").write_text(
-        "file_name,patient,study,age,report\nDoe_Jane/MRN7654321.png,Jane Doe,20110304,93,93 year old. By Dr. Ann Roe.\n"
+        "file_name,patient,study,age,report\nDoe_Jane/MRN7654321.png,Jane Doe,20110304,93,93 year old; Dr. Ann Roe.\n"
     )
     dataset = run(_config(tmp_path))
     (record,) = dataset.records
