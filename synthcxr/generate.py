@@ -191,7 +191,8 @@ class GenerateConfig(Config):
     @classmethod
     def _anonymous_text(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
         return tuple(
-            one.model_copy(update={"text": without_identifiers(one.text)}) if one.text else one for one in conditions
+            one.model_copy(update={"text": without_identifiers(one.text) or None}) if one.text else one
+            for one in conditions
         )
 
     @model_validator(mode="after")
