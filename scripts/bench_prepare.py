@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from synthcxr.conditions import Condition
 from synthcxr.data.prepare import PrepareConfig, run
-from synthcxr.dicom.write import DicomSettings, Provenance, write_dicom
 
 SIDE, KEPT = 1024, 512
 
@@ -27,15 +27,21 @@ def make(folder: Path, count: int) -> None:
     """Smooth shapes with noise, which compress about as a radiograph does."""
     folder.mkdir()
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-    settings = DicomSettings(kind="SC", bits=12)
     for seed in range(count):
         rng = np.random.default_rng(seed)
         lungs = sum(
             np.exp(-(((x - side) / 0.3) ** 2) - ((y - rng.uniform(-0.1, 0.1)) / 0.6) ** 2) for side in (-0.45, 0.45)
         )
-        pixels = np.clip(40_000 - 30_000 * lungs + rng.normal(0, 300, lungs.shape), 0, 65535).astype(np.uint16)
-        origin = Provenance(prompt="", model_prompt="", seed=seed, model="none", model_name="none", sampler="{}")
-        write_dicom(folder / f"{seed:05d}.dcm", pixels, Condition(), origin, settings)
+        image = Dataset()  # by hand: what synthcxr writes is marked as synthetic, and left out
+        image.SOPClassUID, image.SOPInstanceUID, image.Modality = SecondaryCaptureImageStorage, f"1.2.3.{seed}", "DX"
+        image.WindowCenter, image.WindowWidth = "2048", "4096"
+        image.file_meta = FileMetaDataset()
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        pixels = np.clip(2500 - 1900 * lungs + rng.normal(0, 19, lungs.shape), 0, 4095).astype(np.uint16)
+        image.set_pixel_data(pixels, "MONOCHROME2", 12, generate_instance_uid=False)
+        image.save_as(folder / f"{seed:05d}.dcm", enforce_file_format=True)
 
 
 def plain(folder: Path, output: Path) -> None:

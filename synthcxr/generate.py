@@ -1,6 +1,8 @@
 """Generator: requests in, pictures out. A picture depends on model, condition, seed and settings alone."""
 
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from synthcxr.conditions import Condition, parse_prompt, to_prompt
@@ -20,7 +22,10 @@ from synthcxr.errors import ConfigError, ModelError, RunError, shown
 from synthcxr.images import from_float, write_png
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
+from synthcxr.reports import scrub
 from synthcxr.runs import Run, write_text
+
+log = logging.getLogger(__name__)
 
 SamplerName = Literal["dpm++", "sde-dpm++", "ddim"]
 
@@ -153,8 +158,17 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
     )
 
 
+def without_identifiers(text: str) -> str:
+    """What a user typed, as files and logs may hold it; as it is where nothing has to go, else the user is told."""
+    kept = scrub(text)
+    if re.findall(r"\w+", kept) == re.findall(r"\w+", text):
+        return text
+    log.warning("a name, a date or a number of a record was taken out of a prompt, which now reads %r", kept)
+    return kept
+
+
 class GenerateConfig(Config):
-    """What `synthcxr generate` needs; see configs/generate/."""
+    """What `synthcxr generate` needs; see configs/generate/. Prompts and free text lose what names people and days."""
 
     prompts: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = Field((), description="what prompts say, in structured form; drawn after them")
@@ -167,6 +181,19 @@ class GenerateConfig(Config):
     dicom: DicomSettings = Field(DicomSettings(), description="of the files that format: dicom writes")
     batch_size: int = Field(4, ge=1)
     device: Literal["auto", "cpu"] = "auto"
+
+    @field_validator("prompts")
+    @classmethod
+    def _anonymous(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(without_identifiers, prompts))
+
+    @field_validator("conditions")
+    @classmethod
+    def _anonymous_text(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        return tuple(
+            one.model_copy(update={"text": without_identifiers(one.text) or None}) if one.text else one
+            for one in conditions
+        )
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "GenerateConfig":

@@ -7,6 +7,7 @@ In memory a radiograph is (h, w), one channel: uint8 or uint16 as stored, or flo
 import io
 import json
 import math
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,15 @@ from synthcxr.runs import write_bytes
 MAX_PIXELS = 80_000_000
 PROVENANCE_KEY = "synthcxr"
 XMP_KEY = "XML:com.adobe.xmp"
-DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP_KEYS = (XMP_KEY, "xmp")  # as Pillow calls it in a PNG, and in a JPEG
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+DIGITAL_SOURCE_TYPE = f"{_SOURCE_TYPES}trainedAlgorithmicMedia"
+# The terms of that vocabulary for what no camera or detector took, or not alone.
+_SYNTHETIC = re.compile(
+    rb"digitalsourcetype/(trainedAlgorithmicMedia|compositeWithTrainedAlgorithmicMedia|algorithmicMedia"
+    rb"|compositeSynthetic)\b",
+    re.IGNORECASE,
+)
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -49,12 +58,22 @@ def read_image(path_or_bytes: Path | str | bytes, name: str | None = None) -> np
     Raises:
         ImageError: no such file, not a PNG or JPEG, damaged, or more than MAX_PIXELS (checked before decoding).
     """
+    return read_marked(path_or_bytes, name)[0]
+
+
+def read_marked(path_or_bytes: Path | str | bytes, name: str | None = None) -> tuple[np.ndarray, str | None]:
+    """`read_image`, and the mark that says the image is synthetic, in words; None where it carries none.
+
+    Marks are those of `encode_png`, and any other program's Iptc4xmpExt:DigitalSourceType (IPTC Photo Metadata 2023.1)
+    that names an algorithm as the source, in the XMP of a PNG or a JPEG.
+    """
     name = name or _name_of(path_or_bytes)
     with _open(path_or_bytes, name) as image:
         try:
-            return _pixels(ImageOps.exif_transpose(image), name)
+            pixels = _pixels(ImageOps.exif_transpose(image), name)
         except _BROKEN as error:
             raise ImageError(f"{name}: damaged {image.format} ({error}); replace or remove it") from None
+        return pixels, _mark(image.info)  # now that it's decoded, chunks after the pixels are known as well
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
@@ -139,6 +158,16 @@ def read_provenance(path: Path | str | bytes) -> dict[str, Any] | None:
     if not isinstance(provenance, dict):
         raise ImageError(f"{name}: its 'synthcxr' chunk must hold a JSON object; the file was altered")
     return provenance
+
+
+def _mark(info: Mapping[Any, Any]) -> str | None:
+    if PROVENANCE_KEY in info:
+        return f"chunk {PROVENANCE_KEY!r}"
+    xmp = b"".join(
+        value if isinstance(value, bytes) else str(value).encode() for key, value in info.items() if key in _XMP_KEYS
+    )
+    found = _SYNTHETIC.search(xmp)
+    return f"DigitalSourceType {found[1].decode()}" if found else None
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None) -> np.ndarray:

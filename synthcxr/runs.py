@@ -62,6 +62,38 @@ def publish(temporary: Path, path: Path) -> None:
     _fsync(path.parent)
 
 
+@contextlib.contextmanager
+def only_writer(path: Path | str) -> Iterator[None]:
+    """While entered, no other process can enter for the same `path`; one that ends in whatever way leaves it.
+
+    A lock on a hidden file beside it, which the system lets go of with the process: what a killed one left of the file
+    keeps nobody out.
+
+    Raises:
+        RunError: another process has entered.
+    """
+    import fcntl  # of POSIX systems; what only draws pictures works without
+
+    path = Path(path)
+    _make_folder(path.parent)
+    lock = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(f"{shown(path)} is being written by another process; wait for it, or give another") from None
+        if lock.exists() and os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            break
+        os.close(descriptor)  # of a process that ended in between and took the file away
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before letting go: nobody must lock a file that is about to go
+        os.close(descriptor)
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write a whole file or none."""
     with atomic_path(path) as temporary:

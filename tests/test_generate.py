@@ -122,6 +122,23 @@ def test_run_writes_marked_pictures_and_an_image_folder(tiny_model: Path, tmp_pa
         assert read_provenance(path) == row
 
 
+@pytest.mark.parametrize("format", ["png", "dicom"])
+def test_what_names_a_person_or_a_day_reaches_no_file_and_no_log(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, format: str
+) -> None:
+    typed = "72 year old female. Cardiomegaly. Seen by Jane Qxzv on 03/04/2011, MRN 7654321."
+    config = GenerateConfig(
+        prompts=(typed, HEART), conditions=({"age": 50, "text": "Mr. Qxzv, 03/04/2011"},), output=tmp_path / "out",
+        model=str(tiny_model), settings=QUICK, format=format,
+    )  # fmt: skip
+    run(config)
+    held = b"".join(path.read_bytes() for path in config.output.rglob("*") if path.is_file()).decode("latin-1")
+    held += caplog.text + "".join(map(str, config.output.rglob("*")))
+    assert not [word for word in ("Qxzv", "03/04", "7654321") if word in held]
+    assert caplog.text.count("taken out of a prompt") == 2 and "Cardiomegaly" in held  # and none for the other prompt
+    assert config.prompts[1] == HEART and run(config)  # what is kept is read as it is
+
+
 def test_metadata_opens_with_datasets(tiny_model: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets isn't installed")
     config = GenerateConfig(prompts=(HEART,), output=tmp_path / "out", model=str(tiny_model), settings=QUICK)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from synthcxr.reports import impression, scrub
+from synthcxr.reports import group_ages, impression, scrub
+from synthcxr.reports.given_names import GIVEN
 
 DATE_FORMATS = (
     *("%m/%d/%Y", "%m/%d/%y", "%d.%m.%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y/%m/%d", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y"),
@@ -90,6 +91,67 @@ def test_names_before_degrees_and_after_told_never_survive(name, degree, preposi
     assert_clean(text)
 
 
+DONE = ("Seen by ", "Examined by ", "seen by: ", "Tube placed by ", "Referred by ")
+ROLES = ("Provider: ", "Referring physician: ", "Ordering MD: ", "cc: ", "PCP: ")
+
+
+@given(names, st.sampled_from(DONE + ROLES), st.sampled_from(AROUND))
+@example("John Smith", "Seen by ", AROUND[0])
+def test_names_of_who_did_what_never_survive(name, told, around):
+    text = scrub(around.format(told + name))
+    for part in re.findall(r"[^\W\d_]{3,}", name):
+        assert part.lower() not in text.lower(), text
+    assert_clean(text)
+
+
+@given(surnames, surnames, st.sampled_from(("{}, {}", "{}, {} Q", "{}, {} Q.")), st.booleans())
+@example("Smith", "John", "{}, {}", True)
+def test_last_name_and_first_name_as_a_sentence_never_survive(last, first, form, shouted):
+    name = form.format(last, first)
+    name = name.upper() if shouted else name
+    for around in (
+        "{}. Small effusion.",
+        "Small effusion. {}.",
+        "Small effusion.\n{}",
+        "Small effusion.\n{}\nNo edema.",
+    ):
+        text = scrub(around.format(name))
+        assert last.lower() not in text.lower() and first.lower() not in text.lower() and "effusion" in text, text
+        assert_clean(text)
+
+
+@given(st.sampled_from(GIVEN), surnames, st.booleans(), st.sampled_from(AROUND))
+def test_names_with_a_common_given_name_never_survive(given_name, surname, shouted, around):
+    for form in ("{} {}", "{} Q. {}", "{} Mary {}", "{} de {}"):
+        name = form.format(given_name, surname)
+        text = scrub(around.format(name.upper() if shouted else name))
+        assert given_name.lower() not in text.lower() and surname.lower() not in text.lower(), text
+        assert_clean(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Evaluated by CT. Seen by Doppler ultrasound.",
+        "Followed by Cardiology for cardiomegaly.",
+        "EXAMINATION: CHEST, PA.\nClear lungs.",
+        "Effusion, Left. Lung, Right.",
+        "EFFUSION, LEFT. NODULE, RIGHT. SEEN BY CT.",
+        "Charcot-Marie-Tooth disease. Thomas splint. Swan-Ganz catheter. Chronic Kerley B lines.",
+        "Patient is rotated. PATIENT ROTATED.",
+    ],
+)
+def test_what_only_looks_like_a_name_stays(text):
+    assert scrub(text) == text
+
+
+@given(st.integers(0, 129), st.sampled_from((" year old", "-year-old", " yo", " y/o", " years of age", "-yr-old")))
+def test_ages_of_ninety_and_more_become_one_group(age, years):
+    assert group_ages(f"A {age}{years} woman, 95 mm.") == f"A {min(age, 90)}{years} woman, 95 mm."
+    assert group_ages(f"Aged {age}, T95 and 3.95.") == f"Aged {min(age, 90)}, T95 and 3.95."
+    assert group_ages("A ninety-three year old.") == "A 90 year old."
+
+
 @given(
     digits | codes,
     st.sampled_from(("", "MRN: ", "Accession Number: ", "acct #", "study ", "pager ")),
@@ -122,6 +184,10 @@ def test_numbers_of_records_never_survive(number, label, around):
             "Patient name: Jane Doe",
             "DOB: 1/2/1934",
             "Qxz General Hospital",
+            "DOE^JANE^M",
+            "patient Jane Doe",
+            "his wife, Qxzv Doe,",
+            "Jane",
         ),
         *("in March", "on Tuesday", "since 2009", "on 3/14", "03/05", "at 0830", "ext. 1234", "Dr. ___", "Mr. XXXX"),
     ],
@@ -129,7 +195,9 @@ def test_numbers_of_records_never_survive(number, label, around):
 @pytest.mark.parametrize("around", AROUND)
 def test_other_identifiers_and_redactions_never_survive(planted, around):
     text = scrub(around.format(planted))
-    assert not re.search(r"\d|_|[Xx]{2}|\*\*|@|DOE|Doe|March|Tuesday|Hospital|https|DATE|NAME", text), text
+    assert not re.search(r"\d|_|[Xx]{2}|\*\*|@|DOE|Doe|Jane|JANE|Qxz|March|Tuesday|Hospital|https|DATE|NAME", text), (
+        text
+    )
     assert_clean(text)
 
 

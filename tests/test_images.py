@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from synthcxr.images import (
     encode_png,
     from_float,
     read_image,
+    read_marked,
     read_provenance,
     to_float,
     to_square,
@@ -179,3 +182,18 @@ def test_a_contact_sheet_holds_every_image_in_order():
     for wrong in [([], 2), (pictures, 0), (pictures, 2, ["one"]), ([np.zeros((2, 2))], 1)]:
         with pytest.raises(ValueError):
             contact_sheet(*wrong)
+
+
+def test_marks_of_synthetic_origin_are_read_whoever_made_them(tmp_path):
+    pixels = np.zeros((8, 8), np.uint8)
+    assert read_marked(encode_png(pixels))[1] is None
+    assert "synthcxr" in read_marked(encode_png(pixels, {"seed": 1}))[1]
+    term = "http://cv.iptc.org/newscodes/digitalsourcetype/{}"
+    for name, marked in (("compositeWithTrainedAlgorithmicMedia", True), ("digitalCapture", False)):
+        xmp = f"<x><Iptc4xmpExt:DigitalSourceType>{term.format(name)}</Iptc4xmpExt:DigitalSourceType></x>"
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", xmp=xmp.encode())
+        png = encode_png(pixels)
+        chunk = b"iTXt" + b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()
+        late = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for file in (tmp_path / "a.jpg", png[:-12] + late + png[-12:]):  # in a PNG, behind the pixels
+            assert (name in (read_marked(file)[1] or "")) == marked

@@ -1,17 +1,21 @@
+import copy
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from conftest import drawn_chest
 from hypothesis import given
 from hypothesis import strategies as st
+from published import radiograph
 
 from synthcxr.conditions import Condition
 from synthcxr.config import load_config
@@ -19,6 +23,7 @@ from synthcxr.data.dataset import Dataset
 from synthcxr.data.decode import limit_size
 from synthcxr.data.prepare import PrepareConfig, _split, run, split_of
 from synthcxr.data.sources import PublishedRow
+from synthcxr.data.sources.row import pseudonym
 from synthcxr.dicom.write import Provenance, write_dicom
 from synthcxr.errors import ConfigError, RunError, SourceError, UserError
 from synthcxr.images import write_png
@@ -68,8 +73,10 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(tmp_path):
         run(_config(tmp_path, root=tmp_path / "elsewhere"))
 
 
-def test_preparing_twice_gives_the_same_dataset(tmp_path):
+def test_preparing_twice_with_the_same_secret_gives_the_same_dataset(tmp_path):
     _source(tmp_path / "in")
+    (tmp_path / "again.key").write_text("ours")
+    (tmp_path / "out.key").write_text("ours\n")
     assert run(_config(tmp_path)).hash == run(_config(tmp_path, output=tmp_path / "again", workers=3)).hash
 
 
@@ -93,7 +100,7 @@ def test_many_damaged_images_stop_it_with_nothing_half_written(tmp_path):
     _source(tmp_path / "in", damaged=2)
     with pytest.raises(SourceError, match="2 of 20 images can't be used.*quarantine.jsonl"):
         run(_config(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.quarantine.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.key", "out.quarantine.jsonl"]
 
 
 def test_larger_images_are_reduced_and_keep_their_native_size(tmp_path):
@@ -160,8 +167,9 @@ def _process(root: Path, output: Path, shard_rows: int) -> subprocess.Popen:
 
 def test_killed_at_any_time_it_ends_with_the_same_bytes(tmp_path):
     _source(tmp_path / "in", images=60, damaged=1)
-    for name in ("straight", "killed"):
-        (tmp_path / name).mkdir()
+    for name in ("straight/out", "killed/out", "again"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.key").write_text("ours")
     run(_config(tmp_path, output=tmp_path / "straight" / "out"))
     whole = _process(tmp_path / "in", tmp_path / "again", 10)
     assert whole.wait() == 0, whole.stderr.read()
@@ -179,7 +187,8 @@ def test_killed_at_any_time_it_ends_with_the_same_bytes(tmp_path):
         assert (tmp_path / "killed" / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
     dataset = Dataset.open(tmp_path / "killed" / "out")
     assert dataset.verify() == [] and len(dataset) == 59
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"out", "out.quarantine.jsonl"}
+    beside = {"out.key", "out.names.jsonl", "out.quarantine.jsonl"}
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"out", *beside}
     # How many rows a shard has is all that differs from the dataset that was prepared in this process.
     other = Dataset.open(tmp_path / "straight" / "out")
     assert [record.sha256 for record in dataset.records] == [record.sha256 for record in other.records]
@@ -213,19 +222,84 @@ def test_memory_is_flat_in_the_number_of_images(tmp_path):
 
 
 def test_a_patient_only_a_header_tells_of_becomes_a_pseudonym(tmp_path):
-    (tmp_path / "in").mkdir()
     for index in range(4):
-        condition = Condition(age=60, sex="female", view="PA")
-        origin = Provenance(prompt="", model_prompt="", seed=index, model="m", model_name="m", sampler="{}")
-        write_dicom(tmp_path / "in" / f"{index}.dcm", drawn_chest(seed=index), condition, origin)
+        who = {"PatientID": f"MRN-{index}", "PatientAge": "060Y", "PatientSex": "F", "ViewPosition": "PA"}
+        radiograph(tmp_path / "in" / f"{index}.dcm", f"1.2.3.{index}", **who)
     datasets = [run(_config(tmp_path, source="dicom", output=tmp_path / name)) for name in ("a", "b")]
     patients = [[record.patient for record in dataset.records] for dataset in datasets]
     assert len(set(patients[0])) == 4 and not set(patients[0]) & set(patients[1])  # each dataset has its own secret
     key = (tmp_path / "a.key").read_text().strip()
     assert len(key) == 64 and (tmp_path / "a.key").stat().st_mode & 0o077 == 0
     held = b"".join(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert key.encode() not in held and b"synthetic-" not in held
+    assert key.encode() not in held and b"MRN" not in held
     assert {(r.condition.age, r.condition.sex, r.condition.view) for r in datasets[0].records} == {(60, "female", "PA")}
+
+
+def test_no_name_of_ones_own_table_or_folder_reaches_a_dataset(tmp_path, caplog):
+    write_png(tmp_path / "in" / "Doe_Jane" / "MRN7654321.png", drawn_chest(), None)
+    (tmp_path / "in" / "metadata.csv").write_text(
+        "file_name,patient,study,age,report\nDoe_Jane/MRN7654321.png,Jane Doe,20110304,93,93 year old; Dr. Ann Roe.\n"
+    )
+    dataset = run(_config(tmp_path))
+    (record,) = dataset.records
+    told = caplog.text + "".join(map(str, (tmp_path / "out").rglob("*")))
+    told += b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()).decode("latin-1")
+    told += str(dataset.table.to_pylist())
+    assert not [name for name in ("Doe", "Jane", "7654321", "20110304", "93 year", "Ann", "Roe") if name in told]
+    # With the secret, which stays beside the dataset, the way back is there.
+    key = (tmp_path / "out.key").read_text().strip()
+    names = tmp_path / "out.names.jsonl"
+    assert json.loads(names.read_text()) == {"id": record.id, "file": "Doe_Jane/MRN7654321.png"}
+    assert names.stat().st_mode & 0o077 == 0
+    assert record.id == f"folder-{pseudonym(key, 'Doe_Jane/MRN7654321.png')}"
+    assert record.patient == f"own-{pseudonym(key, 'Jane Doe')}" and record.condition.age == 90
+
+
+def _reasons(tmp_path: Path) -> dict[str, str]:
+    lines = (tmp_path / "out.quarantine.jsonl").read_text().splitlines()
+    return {row["file"]: row["reason"] for row in map(json.loads, lines)}
+
+
+def test_what_is_marked_as_synthetic_or_shows_a_name_never_becomes_a_real_image(tmp_path):
+    origin = Provenance(prompt="", model_prompt="", seed=0, model="m", model_name="m", sampler="{}")
+    write_dicom(tmp_path / "in" / "ours.dcm", drawn_chest(), Condition(), origin)
+    ours = pydicom.dcmread(tmp_path / "in" / "ours.dcm")
+    for name, keyword in (("equipment", "SyntheticData"), ("flag", "ContributingEquipmentSequence")):
+        one = copy.deepcopy(ours)
+        delattr(one, keyword)
+        one.save_as(tmp_path / "in" / f"{name}.dcm", enforce_file_format=True)
+    radiograph(tmp_path / "in" / "burned.dcm", "1.2.3", BurnedInAnnotation="YES")
+    radiograph(tmp_path / "in" / "clean.dcm", "1.2.4", BurnedInAnnotation="NO")
+    assert len(run(_config(tmp_path, source="dicom"))) == 1
+    reasons = _reasons(tmp_path)
+    assert "synthetic (SyntheticData YES)" in reasons["ours.dcm"] and "SyntheticData" in reasons["flag.dcm"]
+    assert "synthetic (Synthesizing Equipment)" in reasons["equipment.dcm"]
+    assert "BurnedInAnnotation is YES" in reasons["burned.dcm"] and len(reasons) == 4
+
+
+def test_a_folder_of_generated_pictures_gives_no_real_dataset(tmp_path):
+    for index in range(3):
+        write_png(tmp_path / "in" / f"{index}.png", drawn_chest(seed=index), {"seed": index})
+    (tmp_path / "in" / "metadata.jsonl").write_text("".join(f'{{"file_name": "{i}.png"}}\n' for i in range(3)))
+    with pytest.raises(SourceError, match="none of the 3 images may be used.*quarantine.jsonl says why"):
+        run(_config(tmp_path))
+    assert not (tmp_path / "out").exists() and all("'synthcxr'" in reason for reason in _reasons(tmp_path).values())
+
+
+def test_two_runs_at_once_dont_write_the_same_dataset(tmp_path):
+    _source(tmp_path / "in", images=60)
+    first = _process(tmp_path / "in", tmp_path / "out", 10)
+    while not list(tmp_path.glob(".tmp-*.parts/*.json")) and first.poll() is None:
+        time.sleep(0.002)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RunError, match="out is being written by another process"):
+            run(_config(tmp_path))
+    finally:
+        first.kill()
+    first.wait()
+    assert list(tmp_path.glob(".tmp-*.lock"))  # what a killed process leaves is no lock
+    assert len(run(_config(tmp_path))) == 60 and not list(tmp_path.glob(".tmp-*.lock"))
 
 
 def test_the_publishers_split_is_kept_where_it_is_asked_for():

@@ -10,6 +10,7 @@ from published import picture, radiograph
 from synthcxr.conditions import Condition
 from synthcxr.data.sources import Rejected, SourceRow, completed, dicom, vindr
 from synthcxr.data.sources.dicom import sop_instance_uid
+from synthcxr.data.sources.row import pseudonym
 from synthcxr.dicom.read import read_dicom
 from synthcxr.errors import SourceError
 
@@ -61,7 +62,8 @@ def test_a_table_by_file_name_goes_before_the_header(root, caplog):
     assert all(isinstance(item, Rejected) and item.by_rule for item in others) and len(others) == 3
     assert "metadata.csv: 1 of 2 rows have no image here" in caplog.text
     one = completed(one, read_dicom(one.path), key="")
-    assert one.condition == Condition(findings=["Edema"], age=60, sex="female", view="AP") and one.patient == "p1"
+    assert one.condition == Condition(findings=["Edema"], age=60, sex="female", view="AP")
+    assert one.patient == f"own-{pseudonym('', 'p1')}"
 
 
 def test_a_table_by_uid(root):

@@ -1,12 +1,16 @@
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from synthcxr.conditions import Condition, Finding
-from synthcxr.data.sources import SOURCES, Rejected, SourceRow, folder, hannover, nih
+from synthcxr.data.decode import Told
+from synthcxr.data.sources import OWN, SOURCES, Rejected, SourceRow, completed, folder, hannover, nih
 from synthcxr.errors import SourceError
 
 NIH_HEADER = (
@@ -134,7 +138,7 @@ def test_a_folder_reads_csv_and_jsonl_alike(tmp_path):
     assert [row.model_dump(exclude={"path"}) for row in from_csv] == [
         row.model_dump(exclude={"path"}) for row in from_jsonl
     ]
-    assert [row.id for row in from_csv] == ["a-1", "b-c"]
+    assert [row.id for row in from_csv] == ["a/1.png", "b.c.png"]
     assert from_csv[0].condition == Condition(findings=["Pleural Effusion", "Edema"], age=72, sex="female", view="PA")
 
 
@@ -154,20 +158,44 @@ def test_a_folder_reads_prompts_and_lets_columns_go_before_them(tmp_path):
     assert row.prompt == "72 year old female. Edema."
 
 
-def test_without_a_patient_column_each_image_is_a_patient_and_that_is_said(tmp_path, caplog):
-    _touch(tmp_path / "1.png", tmp_path / "2.png")
-    (tmp_path / "metadata.csv").write_text("file_name,pateint\n1.png,x\n2.png,x\n")
+def test_without_a_patient_each_study_or_else_image_is_one_and_that_is_said(tmp_path, caplog):
+    (tmp_path / "metadata.csv").write_text("file_name,pateint,study\n1.png,x,\n2.png,x,\n3.png,x,s\n4.png,x,s\n")
     with caplog.at_level(logging.WARNING):
-        rows = list(folder(tmp_path))
-    assert len({row.patient for row in rows}) == 2
+        one, two, three, four = (completed(row, Told(), "key") for row in folder(tmp_path))
+    assert three.patient == four.patient and three.study == four.study
+    assert len({one.patient, two.patient, three.patient}) == len({one.study, two.study, three.study}) == 3
     assert "no patient column" in caplog.text and "did you mean 'patient'" in caplog.text
+
+
+@given(st.text(min_size=1), st.text(min_size=1), st.text(min_size=1), st.sampled_from(OWN))
+def test_what_ones_own_table_calls_people_becomes_pseudonyms_that_the_key_gives_again(name, study, path, source):
+    row = SourceRow(
+        path=Path("a"), id=path, patient=name, study=study, condition=Condition(), source=source, licence="x"
+    )
+    one, again, other = (completed(row, Told(), key) for key in ("ours", "ours", "theirs"))
+    assert one == again
+    for field in ("id", "patient", "study"):
+        assert getattr(one, field) != getattr(other, field)
+        assert re.fullmatch(r"(?:(?:folder|dicom|own)-)?[0-9a-f]{16}", getattr(one, field))
+    header = completed(row.model_copy(update={"patient": None}), Told(patient_id=name), "ours")
+    assert header.patient == one.patient  # whoever names the patient, the table or a header
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_ages_of_ninety_and_more_are_one_group_in_every_source(source):
+    row = {"path": "a", "id": "a", "patient": "p", "study": "s", "source": source, "licence": "x"}
+    for age, grouped in ((0, 0), (89, 89), (90, 90), (91, 90), (120, 90), (None, None)):
+        by_table = SourceRow(**row, condition=Condition(age=age))
+        assert completed(by_table, Told(), "k").condition.age == grouped
+        by_header = SourceRow(**row, condition=Condition(sex="female"))
+        assert completed(by_header, Told(age=age), "k").condition == Condition(age=grouped, sex="female")
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ("file_name,age\n1.png,400\n", "metadata.csv row 2: age = 400"),
-        ("file_name,age\n1.png,1\n1.png,2\n", "row 3: file_name '1.png' gives the same id"),
+        ("file_name,age\n1.png,1\n./1.png,2\n", "row 3: file_name is that of row 2 again"),
         ("file_name,findings\n1.png,pleural efusion\n", "row 2: .*'pleural efusion'.*did you mean"),
         ("file_name\n../1.png\n", "row 2: file_name = '../1.png' must be a path inside"),
         ("file_name\n/etc/1.png\n", "row 2: file_name"),
@@ -189,13 +217,13 @@ def test_a_folder_loses_identifiers_of_its_free_text(tmp_path):
     row = {
         "file_name": "1.png", "patient": "p1",
         "report": "Seen by Dr. Miller on 03/04/2011. MRN 12345678. IMPRESSION: Large right pleural effusion, 3 cm.",
-        "prompt": "72 year old female. Edema, see ___.", "text": "Compared with 2/3/2010.",
+        "prompt": "95 year old female. Edema, see ___.", "text": "Compared with 2/3/2010. He is 93 years old.",
     }  # fmt: skip
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
     (item,) = folder(tmp_path)
     told = item.model_dump_json(exclude={"path"})
-    assert not any(word in told for word in ("Miller", "2011", "12345678", "___", "2010"))
-    assert "right pleural effusion, 3 cm" in item.report.lower() and item.condition.age == 72
+    assert not any(word in told for word in ("Miller", "2011", "12345678", "___", "2010", "95", "93"))
+    assert "right pleural effusion, 3 cm" in item.report.lower() and item.condition.age == 90
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '"x"'])

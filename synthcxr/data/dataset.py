@@ -11,10 +11,11 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +23,19 @@ import pyarrow.parquet as pq
 
 from synthcxr.data.manifest import SCHEMA_VERSION, card, check_manifest, counts_of, in_schema, read_info
 from synthcxr.data.record import SCHEMA, SPLITS, Origin, Record, records_of
-from synthcxr.data.shard import Part, ShardWriter, read_part
+from synthcxr.data.shard import EncodedImage, Part, Said, ShardWriter, read_part
 from synthcxr.errors import DatasetError, RunError, UserError, did_you_mean, shown
 from synthcxr.images import read_image
-from synthcxr.runs import TEMPORARY_PREFIX, publish, remove, sha256_file, write_bytes, write_json, write_text
+from synthcxr.runs import (
+    TEMPORARY_PREFIX,
+    only_writer,
+    publish,
+    remove,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +196,7 @@ class DatasetWriter:
 
     Raises:
         DatasetError: the folder holds something already.
+        RunError: another process is writing it.
     """
 
     def __init__(
@@ -210,6 +221,7 @@ class DatasetWriter:
         self._attached: dict[str, str] = {}
         self._shard: ShardWriter | None = None
         self._dataset: Dataset | None = None
+        self._alone = ExitStack()
 
     @property
     def dataset(self) -> Dataset:
@@ -219,10 +231,13 @@ class DatasetWriter:
         return self._dataset
 
     def __enter__(self) -> "DatasetWriter":
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DatasetError(f"{shown(self.path)} isn't empty; give another output")
-        for folder in (self._folder / "shards", self._parts):
-            folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(only_writer(self.path))
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise DatasetError(f"{shown(self.path)} isn't empty; give another output")
+            for folder in (self._folder / "shards", self._parts):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._alone = stack.pop_all()
         return self
 
     def __exit__(
@@ -241,23 +256,24 @@ class DatasetWriter:
             if error is None or self.resume is None or isinstance(error, UserError):
                 remove(self._folder)
                 remove(self._parts)
+            self._alone.close()
         if error is None:
             self._dataset = Dataset.open(self.path)
 
-    def add(self, pixels: np.ndarray, *, id: str, **fields: Any) -> Record:
+    def add(self, image: np.ndarray | EncodedImage, **said: Unpack[Said]) -> Record:
         """Append one image; see ShardWriter.add.
 
         Raises:
             DatasetError: the id breaks its rule or was added before.
         """
-        if id in self._ids:
-            raise DatasetError(f"image id {id!r} comes twice; ids must be unique in a dataset")
+        if said["id"] in self._ids:
+            raise DatasetError(f"image id {said['id']!r} comes twice; ids must be unique in a dataset")
         if self._shard is None or len(self._shard) == self.shard_rows:
             if self._shard is not None:
                 self._shard.__exit__(None, None, None)
             self._shard = self.shard(len(self._keys)).__enter__()
-        record = self._shard.add(pixels, id=id, **fields)
-        self._ids.add(id)
+        record = self._shard.add(image, **said)
+        self._ids.add(record.id)
         return record
 
     def part(self, number: int, key: str) -> Part | None:

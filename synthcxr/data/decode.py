@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from synthcxr.images import encode_png, from_float, read_image, to_float
+from synthcxr.images import encode_png, from_float, read_marked, to_float
 from synthcxr.vocabulary import Sex, View
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # all else is taken for DICOM
@@ -45,21 +45,33 @@ class Decoded:
     told: Told
 
 
-def decode(job: Job) -> Decoded:
-    """Read a PNG, a JPEG or a DICOM file, as it's displayed.
+@dataclass(frozen=True)
+class LeftOut:
+    """A sound image that must not become part of a dataset of real ones, and why."""
+
+    reason: str
+
+
+def decode(job: Job) -> Decoded | LeftOut:
+    """Read a PNG, a JPEG or a DICOM file, as it's displayed; but what carries a mark of synthetic origin is left out,
+    and so is what says that it shows burned-in annotation, which may be a name.
 
     Raises:
         ImageError: one line that names the file.
     """
     told = Told()
     if job.path.suffix.lower() in IMAGE_SUFFIXES:
-        pixels = read_image(job.path)
+        pixels, mark = read_marked(job.path)
     else:
         from synthcxr.dicom.read import read_dicom  # half a second, which workers of other files needn't spend
 
         image = read_dicom(job.path)
-        pixels = image.pixels
+        pixels, mark = image.pixels, image.synthetic
+        if image.burned_in:
+            return LeftOut("BurnedInAnnotation is YES: the pixels may show a name; clean them, then set it to NO")
         told = Told(image.patient_id, image.study_uid, image.sop_uid, image.age, image.sex, image.view)
+    if mark:
+        return LeftOut(f"it's marked as synthetic ({mark}), and can't become a real image of a dataset")
     height, width = pixels.shape
     kept = limit_size(pixels, job.max_size)
     bits = 8 * kept.dtype.itemsize

@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
@@ -20,10 +20,20 @@ from tqdm import tqdm
 
 from synthcxr.config import Config, config_hash
 from synthcxr.data.dataset import Dataset, DatasetWriter, already_made
-from synthcxr.data.decode import Decoded, Job, decode
+from synthcxr.data.decode import Decoded, Job, LeftOut, decode
 from synthcxr.data.record import SPLITS, Split
 from synthcxr.data.shard import EncodedImage, ShardWriter
-from synthcxr.data.sources import PIXELS, SOURCES, PublishedRow, Rejected, SourceName, SourceRow, completed
+from synthcxr.data.sources import (
+    OWN,
+    PIXELS,
+    SOURCES,
+    PublishedRow,
+    Rejected,
+    SourceName,
+    SourceRow,
+    completed,
+    own_id,
+)
 from synthcxr.dicom.guard import Guard, Result
 from synthcxr.errors import RunError, SourceError, shown
 from synthcxr.runs import atomic_path, derive_seed, write_text
@@ -32,6 +42,7 @@ log = logging.getLogger(__name__)
 
 MAX_BAD_SHARE = 0.05
 SHARD_ROWS = 500  # what an interruption may cost
+RULES = 2  # counts up when what may enter a dataset changes: what was begun under other rules is begun anew
 ROWS = {cls.__name__: cls for cls in (SourceRow, PublishedRow, Rejected)}
 
 
@@ -54,13 +65,15 @@ def run(config: PrepareConfig) -> Dataset:
     """Read one source into a DATASET folder, splitting by patient.
 
     What can't be used is listed, with the reason, in `<output>.quarantine.jsonl`. Interrupted, the same command goes
-    on with the shard it was at, to the same bytes; finished, it returns the dataset that is there. Patients that only
-    a DICOM header tells of become pseudonyms, made with the secret in `<output>.key`.
+    on with the shard it was at, to the same bytes; finished, it returns the dataset that is there.
+
+    What a source of one's own calls images, patients and studies becomes pseudonyms, made with the secret in
+    `<output>.key`: the same secret gives the same names. Which id is which file stands in `<output>.names.jsonl`.
 
     Raises:
-        SourceError: a table or folder that the source's layout asks for is missing (named), or more than 5% of the
-            images are damaged.
-        RunError: the output holds something else.
+        SourceError: a table or folder that the source's layout asks for is missing (named), more than 5% of the images
+            are damaged, or there's none left.
+        RunError: the output holds something else, or another process is writing it.
     """
     identity = _identity(config)
     if done := already_made(config.output, "prepare", _resolved(config), identity, "another root"):
@@ -72,7 +85,11 @@ def run(config: PrepareConfig) -> Dataset:
     extra = {"prepare": _resolved(config), "config_hash": identity}
     with _spooled(config) as (lines, total):
         with DatasetWriter(config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity) as writer:
-            _write(config, writer, lines, total)
+            key = _secret(config) if config.source in OWN else ""
+            _write(config, writer, lines, total, key)
+            if config.source in OWN:
+                lines.seek(0)
+                _names(config, lines, key)
     return writer.dataset
 
 
@@ -99,8 +116,7 @@ def _spooled(config: PrepareConfig) -> Iterator[tuple[IO[str], int]]:
         yield file, total
 
 
-def _write(config: PrepareConfig, writer: DatasetWriter, lines: IO[str], total: int) -> None:
-    key = _secret(config)
+def _write(config: PrepareConfig, writer: DatasetWriter, lines: IO[str], total: int, key: str) -> None:
     left_out: list[dict[str, Any]] = []
     bad = 0
     with (
@@ -108,8 +124,8 @@ def _write(config: PrepareConfig, writer: DatasetWriter, lines: IO[str], total: 
         tqdm(total=total, desc="prepare", file=sys.stderr, unit="image", disable=None) as bar,
     ):
         for number, chunk in enumerate(iter(lambda: list(islice(lines, SHARD_ROWS)), [])):
-            rows = [ROWS[kind].model_validate(row) for kind, row in map(json.loads, chunk)]
-            fingerprint = _fingerprint(chunk, rows)
+            rows = _rows(chunk)
+            fingerprint = _fingerprint(chunk, rows, key)
             part = writer.part(number, fingerprint)
             if part is None:
                 with writer.shard(number, fingerprint) as shard:
@@ -154,9 +170,15 @@ def _fill(config: PrepareConfig, shard: ShardWriter, rows: list[Any], guard: Gua
         shard.note({"file": name, "reason": reason, "by_rule": item.by_rule})
 
 
-def _completed(row: SourceRow, result: Result[Job, Decoded], key: str) -> SourceRow | Rejected:
+def _rows(lines: Iterable[str]) -> list[SourceRow | Rejected]:
+    return [ROWS[kind].model_validate(row) for kind, row in map(json.loads, lines)]
+
+
+def _completed(row: SourceRow, result: Result[Job, Decoded | LeftOut], key: str) -> SourceRow | Rejected:
     if result.value is None:
         return Rejected(path=row.path, reason=result.error)
+    if isinstance(result.value, LeftOut):
+        return Rejected(path=row.path, reason=result.value.reason, by_rule=True)
     return completed(row, result.value.told, key)
 
 
@@ -169,9 +191,9 @@ def _split(row: SourceRow, patient: str, config: PrepareConfig) -> Split:
     return "validate" if hint == "development" and split == "test" else split
 
 
-def _fingerprint(chunk: list[str], rows: list[SourceRow | Rejected]) -> str:
-    """Of what a shard is made from: an interrupted run isn't gone on with over files that changed meanwhile."""
-    digest = sha256("".join(chunk).encode())
+def _fingerprint(chunk: list[str], rows: list[SourceRow | Rejected], key: str) -> str:
+    """Of what a shard is made from: an interrupted run doesn't go on over files, rules or a secret that changed."""
+    digest = sha256(f"{RULES} {key} {''.join(chunk)}".encode())
     for row in rows:
         if row.path.exists():
             status = row.path.stat()
@@ -181,22 +203,36 @@ def _fingerprint(chunk: list[str], rows: list[SourceRow | Rejected]) -> str:
 
 def _secret(config: PrepareConfig) -> str:
     """What pseudonyms are made with: kept beside the dataset, never in it, and only for who may read the images."""
-    path = config.output.with_name(config.output.name + ".key")
-    if config.source != "dicom":  # the tables of all others say patient and study
-        return ""
+    path = _beside(config, ".key")
     if not path.exists():
-        with atomic_path(path) as temporary:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(32) + "\n")
+        _write_private(path, [secrets.token_hex(32) + "\n"])
     key = path.read_bytes().strip().decode("utf-8", "replace")
     if not key:
         raise RunError(f"{shown(path)} is empty, and must hold a secret; put it back, or remove the file for a new one")
     return key
 
 
+def _names(config: PrepareConfig, lines: IO[str], key: str) -> None:
+    """Tell beside the dataset, and never in it, which file each id stands for: the way back from a pseudonym."""
+    rows = (row for line in lines for row in _rows([line]) if not isinstance(row, Rejected))
+    named = ({"id": own_id(row, key), "file": _encodable(_relative(row.path, config.root))} for row in rows)
+    _write_private(_beside(config, ".names.jsonl"), (json.dumps(row) + "\n" for row in named))
+
+
+def _write_private(path: Path, lines: Iterable[str]) -> None:
+    """A file, whole or none, that its owner alone may read."""
+    with atomic_path(path) as temporary:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.writelines(lines)
+
+
+def _beside(config: PrepareConfig, suffix: str) -> Path:
+    return config.output.with_name(config.output.name + suffix)
+
+
 def _quarantine(config: PrepareConfig, left_out: list[dict[str, Any]], bad: int, total: int) -> None:
     """List what can't be used beside the dataset, and stop where that's too much to be chance."""
-    path = config.output.with_name(config.output.name + ".quarantine.jsonl")
+    path = _beside(config, ".quarantine.jsonl")
     if not left_out:
         path.unlink(missing_ok=True)
         return
@@ -210,6 +246,8 @@ def _quarantine(config: PrepareConfig, left_out: list[dict[str, Any]], bad: int,
             f"{shown(config.root)}: {bad} of {total} images can't be used (at most {MAX_BAD_SHARE:.0%} may);"
             f" see {shown(path)}, the first: {first}"
         )
+    if len(left_out) == total:
+        raise SourceError(f"{shown(config.root)}: none of the {total} images may be used; {shown(path)} says why")
 
 
 def _kind(item: dict[str, Any]) -> str:
@@ -234,6 +272,6 @@ def _resolved(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _identity(config: PrepareConfig) -> str:
-    """Hash of all that decides the content: the output's own name isn't part of it."""
+    """Hash of all that decides the content but for the secret: the output's own name isn't part of it."""
     changes = {"root": config.root.resolve(), "output": Path(), "workers": None}
     return config_hash(config.model_copy(update=changes))

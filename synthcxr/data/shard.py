@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,29 @@ class Part:
     shard: str
     sha256: str | None
     notes: Sequence[Any]
+
+
+class Said(TypedDict):
+    """What is said of an image when it's added, by keyword; see Record.
+
+    `id` is letters, digits, - and _ (WebDataset cuts names at dots); `native_size` the (width, height) of the file that
+    was read, None for that of the image.
+    """
+
+    id: str
+    patient: str
+    study: str
+    split: Split
+    source: str
+    licence: str
+    condition: NotRequired[Condition]
+    native_size: NotRequired[tuple[int, int] | None]
+    report: NotRequired[str | None]
+    prompt: NotRequired[str | None]
+    seed: NotRequired[int | None]
+    model: NotRequired[str | None]
+    sampler: NotRequired[str | None]
+    screen: NotRequired[str | None]
 
 
 class ShardWriter:
@@ -83,51 +106,28 @@ class ShardWriter:
         """Keep something that JSON can hold beside the rows: what was left out of the shard, and why."""
         self._notes.append(value)
 
-    def add(
-        self,
-        image: np.ndarray | EncodedImage,
-        *,
-        id: str,
-        patient: str,
-        study: str,
-        split: Split,
-        source: str,
-        licence: str,
-        condition: Condition | None = None,
-        native_size: tuple[int, int] | None = None,
-        report: str | None = None,
-        prompt: str | None = None,
-        seed: int | None = None,
-        model: str | None = None,
-        sampler: str | None = None,
-        screen: str | None = None,
-    ) -> Record:
+    def add(self, image: np.ndarray | EncodedImage, **said: Unpack[Said]) -> Record:
         """Append one image.
 
         Args:
             image: uint8 or uint16 (height, width); or, of a real image, its PNG.
-            id: letters, digits, - and _ (WebDataset cuts names at dots).
-            native_size: (width, height) of the file that was read; None for that of the image.
-            (the others): see Record.
 
         Raises:
             DatasetError: the id breaks its rule.
         """
-        if not re.fullmatch(ID_PATTERN, id):
-            raise DatasetError(f"image id {id!r} must be 1 to 90 letters, digits, - or _")
-        synthetic = {"prompt": prompt, "seed": seed, "model": model, "sampler": sampler}
+        if not re.fullmatch(ID_PATTERN, said["id"]):
+            raise DatasetError(f"image id {said['id']!r} must be 1 to 90 letters, digits, - or _")
         if isinstance(image, np.ndarray):
-            data = encode_png(image, {"id": id, **synthetic} if self.origin == "synthetic" else None)
+            origin = {name: said.get(name) for name in ("id", "prompt", "seed", "model", "sampler")}
+            data = encode_png(image, origin if self.origin == "synthetic" else None)
             image = EncodedImage(data, image.shape[1], image.shape[0], 8 * image.dtype.itemsize)
         elif self.origin == "synthetic":
             raise ValueError("a synthetic image is added as pixels, so that it gets its marks")
-        native_width, native_height = native_size or (image.width, image.height)
+        native_width, native_height = said.pop("native_size", None) or (image.width, image.height)
         record = Record(
-            id=id, shard=self.name, offset=self._tar.offset + BLOCK, size=len(image.data),
+            shard=self.name, offset=self._tar.offset + BLOCK, size=len(image.data),
             sha256=hashlib.sha256(image.data).hexdigest(), width=image.width, height=image.height, bits=image.bits,
-            native_width=native_width, native_height=native_height,
-            patient=patient, study=study, split=split, origin=self.origin, source=source, licence=licence,
-            condition=condition or Condition(), report=report, screen=screen, **synthetic,
+            native_width=native_width, native_height=native_height, origin=self.origin, **said,
         )  # fmt: skip
         return self._put(record, image.data)
 

@@ -66,7 +66,10 @@ class Studio:
             requests = [Request(condition=condition, seed=first + i) for i in range(number)]
             # One picture a batch: each shows as soon as it's drawn, and a step, which Stop waits for, is short.
             generator = Generator(self.model(), settings, batch_size=1)
-            yield from self._pictures(generator, requests, _said(generator, condition))
+            said = _said(generator, condition)
+            if condition != parse_prompt(prompt):
+                said += "\nLeft out: what looks like a name, a date or a number of a record"
+            yield from self._pictures(generator, requests, said)
         except UserError as error:
             # The page renders messages as HTML.
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
@@ -116,7 +119,9 @@ def _condition(prompt: Any) -> "Condition":
         raise UserError("prompt must be text")
     if len(prompt) > MAX_PROMPT:  # the text box holds only browsers to it
         raise UserError(f"prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT}")
-    return parse_prompt(prompt)
+    from synthcxr.generate import without_identifiers
+
+    return parse_prompt(without_identifiers(prompt))
 
 
 def _number(name: str, value: Any, low: int, high: int) -> float:

@@ -52,7 +52,10 @@ def pack(value: Any, buffers: list[tuple[int, np.ndarray]]) -> Any:
 
 
 def unpack(kind: Any, value: Any, payload: np.ndarray) -> Any:
-    """What `pack` was given, of the annotated type `kind`: dataclasses and paths come back as such, lists as tuples."""
+    """What `pack` was given, of the annotated type `kind`: dataclasses and paths come back as such, lists as tuples.
+
+    The dataclasses of a union are told apart by the names of their fields.
+    """
     if isinstance(value, dict):
         if "@" in value:
             dtype, shape, offset = value["@"]
@@ -60,7 +63,8 @@ def unpack(kind: Any, value: Any, payload: np.ndarray) -> Any:
                 return payload[offset : offset + shape[0]].tobytes()
             size = math.prod(shape) * np.dtype(dtype).itemsize
             return payload[offset : offset + size].view(dtype).reshape(shape)
-        cls = next(option for option in (kind, *typing.get_args(kind)) if is_dataclass(option))
+        options = (option for option in (kind, *typing.get_args(kind)) if is_dataclass(option))
+        cls = next(option for option in options if {field.name for field in fields(option)} == value.keys())
         hints = _hints(cls)
         return cls(**{name: unpack(hints[name], inner, payload) for name, inner in value.items()})
     if isinstance(value, list):

@@ -19,6 +19,7 @@ VIEWS: dict[str, View] = {
     **dict.fromkeys(("272479007", "R-10214", "R-40888"), "PA"), **dict.fromkeys(("399348003", "R-10206"), "AP"),
     **dict.fromkeys(("399067008", "399173006", "399198007", "R-102CD", "R-10236", "R-10232"), "LATERAL"),
 }  # fmt: skip
+SYNTHESIZING = ("109100", "DCM")  # Synthesizing Equipment
 # What pydicom raises on values that aren't what their type says. Its messages quote them: they must not be passed on.
 BROKEN = (
     ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, struct.error,
@@ -95,6 +96,23 @@ def view(ds: Dataset) -> View | None:
     except BROKEN:
         code = None
     return VIEWS.get(code or "") or ("LATERAL" if text(ds, "PatientOrientation") in ("A", "P") else None)
+
+
+def synthetic(ds: Dataset) -> str | None:
+    """The mark that says no patient was imaged: SyntheticData (0008,001C) YES (PS3.3 C.12.1), or equipment that
+    contributed by synthesizing, (109100, DCM) of PS3.16 CID 7005. None where there's neither."""
+    if (text(ds, "SyntheticData") or "").upper() == "YES":
+        return "SyntheticData YES"
+    try:
+        purposes = [code for item in ds.get("ContributingEquipmentSequence") or () for code in _purposes(item)]
+    except BROKEN:
+        return None
+    return "Synthesizing Equipment" if SYNTHESIZING in purposes else None
+
+
+def _purposes(item: Dataset) -> list[tuple[str | None, str | None]]:
+    codes = item.get("PurposeOfReferenceCodeSequence") or ()
+    return [(text(code, "CodeValue"), text(code, "CodingSchemeDesignator")) for code in codes]
 
 
 def _date(ds: Dataset, keyword: str) -> date | None:

@@ -48,7 +48,7 @@ _KEYWORDS = """
     SeriesInstanceUID PatientOrientation SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns
     PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
     WindowCenter WindowWidth VOILUTFunction RescaleIntercept RescaleSlope ModalityLUTSequence VOILUTSequence
-    ViewCodeSequence PixelData
+    ViewCodeSequence ContributingEquipmentSequence BurnedInAnnotation PixelData
 """
 _TAGS = [cast(int, tag_for_keyword(keyword)) for keyword in _KEYWORDS.split()]
 # What pydicom and the decoders raise on damaged files.
@@ -65,7 +65,8 @@ class DicomImage:
 
     `pixels` are (height, width), uint8 or uint16 as displayed, 0 = black (see `display.displayed`). `pixel_spacing` is
     in mm, between rows and between columns (see `header.spacing`). `age` is in whole years, 0 to 120. `synthetic` is
-    whether SyntheticData (0008,001C) is YES.
+    the mark of synthetic origin, in words (see `header.synthetic`). `burned_in` is whether BurnedInAnnotation
+    (0028,0301) is YES: the pixels may show a name.
     """
 
     pixels: np.ndarray
@@ -83,7 +84,8 @@ class DicomImage:
     view: View | None
     modality: str | None
     body_part: str | None
-    synthetic: bool
+    synthetic: str | None
+    burned_in: bool
 
 
 def read_dicom(path: Path | str) -> DicomImage:
@@ -176,7 +178,8 @@ def _image(ds: Dataset) -> DicomImage:
         view=header.view(ds),
         modality=text(ds, "Modality"),
         body_part=text(ds, "BodyPartExamined"),
-        synthetic=text(ds, "SyntheticData") == "YES",
+        synthetic=header.synthetic(ds),
+        burned_in=(text(ds, "BurnedInAnnotation") or "").upper() == "YES",
     )
 
 

@@ -28,6 +28,7 @@ from pydicom.uid import (
 from synthcxr import __version__
 from synthcxr.conditions import Condition
 from synthcxr.config import Config
+from synthcxr.dicom.header import SYNTHESIZING
 from synthcxr.errors import ImageError
 from synthcxr.runs import write_bytes
 from synthcxr.vocabulary import View
@@ -211,7 +212,7 @@ def _put_origin(dataset: Dataset, provenance: Provenance) -> None:
     """The marks of synthetic origin: SOP Common (PS3.3 C.12.1), Contributing Equipment (CID 7005)."""
     dataset.SyntheticData = "YES"
     equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [_coded("109100", "DCM", "Synthesizing Equipment")]
+    equipment.PurposeOfReferenceCodeSequence = [_coded(*SYNTHESIZING, "Synthesizing Equipment")]
     equipment.Manufacturer = "synthcxr"
     name = _text(provenance.model_name or "latent diffusion model", LO_LIMIT)
     equipment.ManufacturerModelName = " ".join(name.replace("\\", "/").split())  # a backslash would part two values

@@ -2,8 +2,8 @@
 
 What goes follows the Safe Harbor list (45 CFR 164.514(b)(2)) as far as it occurs in a radiology report: names, dates,
 telephone numbers, addresses on the net, numbers of records; and beyond it years and times. What stays is medicine:
-measurements, ages, vertebrae, counts. Names are known by their surroundings (titles, degrees, "signed by"), not by a
-dictionary: a bare name in the middle of a sentence stays.
+measurements, ages, vertebrae, counts. Names are known by their surroundings (titles, degrees, "seen by", labels, "Last,
+First" as a sentence) or by a common given name (`given_names`): any other bare name in the middle of a sentence stays.
 
 Each find is replaced by a mark first, and only words next to a mark are tidied. Text without identifiers keeps every
 word; runs of space and of punctuation are made one.
@@ -11,6 +11,14 @@ word; runs of space and of punctuation are made one.
 
 import re
 from functools import cache
+
+from synthcxr.reports.given_names import GIVEN
+
+OLDEST = 90  # years; said of everybody who is at least as old, since there are few of them
+_AGED = re.compile(
+    r"(?i)(?<![\w.])(?:(?P<before>(?:aged?|age:)\s+)|)(?:9\d|1[0-2]\d|ninety(?:[\s-](?:one|two|three|four|five|six|seven"
+    r"|eight|nine))?)(?P<after>[\s-]*(?:years?|yrs?)[\s-]*(?:old|of\s+age)|\s*-?(?:yo|y/o|y\.o\.?|y)(?!\w))?(?![\w.]*\d)"
+)
 
 _THING = "\x01"  # stood for a name, day or number: the "on" before it goes too
 _GAP = "\x02"  # stands for any word ("XXXX opacity"): an "on" before it goes only at the end of a phrase
@@ -65,10 +73,34 @@ _SIGNED = (
     r"|transcribed|authenticated|performed|reported|finali[sz]ed|attested)"
 )
 _TOLD = r"(?i:called|paged|telephoned|phoned|communicated|conveyed|relayed|discussed|reported|given|faxed)"
+_DONE = (
+    r"(?i:seen|examined|evaluated|assessed|treated|followed|attended|accompanied|admitted|referred|requested|ordered"
+    r"|supervised|placed|inserted|operated(?:\s+on)?|consulted|obtained|entered|written|edited|noted|cosigned)"
+)
+_ROLE = (
+    r"(?i:(?:referring|ordering|requesting|primary|admitting|consulting)\s+\w+|provider|clinician|technician|surgeon"
+    r"|reader|author|transcriptionist|pcp|cc|copy\s+to|contact|next\s+of\s+kin)"
+)
+_KIN = r"(?i:patient|wife|husband|son|daughter|mother|father|brother|sister|spouse|partner)"
+# What begins with a capital where a name could stand, and is none: views, modalities, departments, findings.
+_NO_NAME = (
+    r"(?!(?i:chest|thora\w+|pa|ap|lat|lateral|views?|portable|frontal|upright|supine|x-?rays?|radiograph\w*|cta?|mri?|pet"
+    r"|us|ultraso\w+|sonogra\w+|doppler|echo\w*|fluoro\w*|tomogra\w*|comput\w*|angio\w*|bronch\w*|biops\w*"
+    r"|contrast|exam\w*|clinic\w*|patholog\w*|physical|prior|previous|histor\w*|surg\w*|\w+ology|emergency|medic\w*"
+    r"|nurs\w*|team|lungs?|heart|cardi\w*|pleur\w*|pulmon\w*|pneumo\w*|effusions?|edema|mild\w*|moderate\w*|severe\w*"
+    r"|small|large|left|right|bilateral|upper|lower|unchanged|stable|normal|clear|none|available|acute|chronic|new|old"
+    r"|improved|resolved|xx+)(?!\w))"
+)
+_MIXED = rf"{_UP}[^\W\d_A-Z]+(?:['\u2019-]{_UP}[^\W\d_A-Z]+)?"  # a capital and small letters
+_INITIAL = rf"(?:\s+{_UP}\b\.?)?"
+_GIVEN = rf"(?:{'|'.join((*GIVEN, *map(str.upper, GIVEN)))})(?![\w-])"
 _RECORD = (
     r"(?i:mrn|ssn|dob|accession|account|acct|record|case|order|requisition|exam|study|patient\s+id|medical\s+record)"
 )
 _NUMBER = r"(?i:\s*(?:number|num|no\.?|id))"
+
+# "Last, First" as a sentence of its own, in a text where capitals mean something.
+_REVERSED = rf"(?:^|(?P<keep>[.:\n]\s*)){_NO_NAME}{_WORD},\s+{_NO_NAME}{_WORD}{_INITIAL}(?=\s*(?:[.\n]|$))"
 
 # A group named "keep" stays, and one named "start" begins a sentence now.
 _FINDERS: tuple[tuple[str, str], ...] = (
@@ -122,12 +154,24 @@ _FINDERS: tuple[tuple[str, str], ...] = (
         rf"(?<!\w){_SIGNED}(?:\s+(?i:and)\s+{_SIGNED})?\s+(?i:by)\b\s*:?\s*{_ANYHOW}(?:,\s+(?!{_DEGREE}){_NAME})?{_DEGREES}",
         _THING,
     ),
+    (rf"(?<!\w){_ROLE}\s*:\s*{_NO_NAME}{_NAMES}(?:,\s+(?!{_DEGREE}){_NAME})?{_DEGREES}", _THING),
     (rf"(?<!\w)(?i:(?:patient(?:'s)?\s+)?name|patient)\s*:\s*{_NAME}(?:,\s*{_NAME})?", _THING),
     (
         rf"(?<!\w){_PERSON}{_NAMES}(?:,\s+(?!{_DEGREE}){_NAME})?,?\s+{_DEGREE}{_DEGREES}|(?<={_MARK}),?\s*{_DEGREE}",
         _THING,
     ),
     (rf"(?P<keep>\b{_TOLD}\s(?:(?!{_UP})\w+\s+){{0,3}}?(?:to|with|by)\s){_PERSON}{_NAMES}", _THING),
+    (
+        rf"(?P<keep>\b{_DONE})\s+(?i:by)\b\s*:?\s*{_NO_NAME}{_PERSON}{_NAMES}(?:,\s+(?!{_DEGREE}){_NAME})?{_DEGREES}",
+        _THING,
+    ),
+    (rf"(?P<keep>\b{_KIN}(?:\s+(?i:is|named))?,?\s+){_NO_NAME}{_MIXED}{_INITIAL}\s+{_NO_NAME}{_MIXED}(?!\w)", _THING),
+    (r"(?<![\w^])[^\W\d_][^\W\d_'-]*(?:\^+[^\W\d_][^\W\d_'-]*)+\^*(?!\w)", _THING),  # as DICOM writes it
+    (rf"(?<![\w-]){_NO_NAME}{_WORD},\s+{_GIVEN}{_INITIAL}(?=\s*(?:[.;)\n]|$))", _THING),
+    (
+        rf"(?<![\w-]){_GIVEN}(?:\s+(?:{_GIVEN}|{_UP}\b\.?))*(?:\s+{_PARTICLE}{{0,2}}{_NO_NAME}{_WORD}(?:\s+{_NO_NAME}{_MIXED})?)?(?:['\u2019]s\b)?",
+        _THING,
+    ),
     (rf"(?<!\w)(?:{_NAME}\s)(?:Hospital|Medical\s+Cent(?:er|re)|Clinic|Infirmary)(?!\w)", _THING),
 )
 
@@ -160,8 +204,11 @@ _TIDY: tuple[tuple[str, str], ...] = (
 
 
 @cache
-def _steps() -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in (*_FINDERS, *_TIDY))
+def _steps(shouted: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Of a text that's all in capitals, "EFFUSION, LEFT." is no name."""
+    reversed_names = () if shouted else ((_REVERSED, _THING),)
+    steps = (*_FINDERS, *reversed_names, *_TIDY)
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in steps)
 
 
 def _replaced(match: re.Match[str], replacement: str) -> str:
@@ -169,8 +216,8 @@ def _replaced(match: re.Match[str], replacement: str) -> str:
     return (groups.get("keep") or "") + replacement + (groups.get("start") or "").upper()
 
 
-def _once(text: str) -> str:
-    for pattern, replacement in _steps():
+def _once(text: str, shouted: bool) -> str:
+    for pattern, replacement in _steps(shouted):
         text = pattern.sub(lambda match, by=replacement: _replaced(match, by), text)
     return text.strip()
 
@@ -178,15 +225,26 @@ def _once(text: str) -> str:
 def scrub(text: str) -> str:
     """The text without identifiers and redactions; scrubbing it again changes nothing.
 
-    Lines stay lines. Dates in their usual forms, times, names after titles or "signed by" or before degrees, telephone
+    Lines stay lines. Dates in their usual forms, times, names where they're known for such (see above), telephone
     numbers, e-mail and web addresses, numbers of five or more digits, codes of letters and three or more digits,
     `___`, `XXXX` and `[**...**]` go, with the prepositions and brackets that would be left over.
     """
     text = re.sub(rf"{_MARK}|[ \t\f\v\u00a0]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r" *\n *", "\n", text))
+    shouted = text == text.upper()
     for _ in range(8):  # what goes may bring together what must go too
-        shorter = _once(text)
+        shorter = _once(text, shouted)
         if shorter == text:
             break
         text = shorter
     return text
+
+
+def group_ages(text: str) -> str:
+    """The text with each age of OLDEST years or more said as OLDEST (45 CFR 164.514(b)(2)(i)(C))."""
+
+    def grouped(match: re.Match[str]) -> str:
+        before, after = match["before"] or "", match["after"] or ""
+        return f"{before}{OLDEST}{after}" if before or after else match[0]
+
+    return _AGED.sub(grouped, text)

@@ -36,7 +36,7 @@ class Decision:
         cluster: number of the cluster it was compared in.
         spacing: cosine distance to the nearest image that came before it there; infinite for the first.
         rare: the finding for which it was kept first.
-        stand_in: id of the kept image that stands for it; its own where it's kept.
+        stand_in: id of the nearest kept image that stands for it; its own where it's kept.
         balance_factor: what balancing multiplied its weight by.
     """
 

@@ -22,6 +22,7 @@ from synthcxr.vocabulary import FINDING_ORDER, Finding
 
 Verdict = Literal["kept", "redundant", "patient cap"]
 _BLOCK = 1024
+_SHARERS = 5
 _CLUSTER = 25  # images; in larger ones the middle stands for too many
 
 
@@ -36,7 +37,9 @@ class Pruned:
             and for images with a rare finding.
         rare: the rarest finding for which it's kept first, or None.
         stand_in: (n,) the index of the nearest kept image of its cluster and rare finding; its own where it's kept.
-        weight: (n,) how many images a kept one stands for, itself included; 0 for the others. The sum is n.
+        weight: (n,) how many images a kept one stands for, itself included; 0 for the others. The sum is n. An image
+            that goes is shared between the nearest _SHARERS: else the middle of a cluster, near to all, would stand for
+            nearly all of it, and the weighted images would say as little as a fifth of them.
     """
 
     verdict: list[Verdict]
@@ -67,8 +70,7 @@ def prune(records: Sequence[Record], features: np.ndarray, config: PruneConfig, 
         common = members[kind[members] < 0]
         spacing[common] = farthest_first(vectors[common])
     verdict = _verdicts(records, spacing, rare, config)
-    stand_in = _stand_ins(vectors, cluster, kind, np.array([word == "kept" for word in verdict]))
-    weight = np.bincount(stand_in, minlength=len(records)).astype(np.float64)
+    stand_in, weight = _stand_ins(vectors, cluster, kind, np.array([word == "kept" for word in verdict]))
     return Pruned(verdict, cluster, spacing, rare, stand_in, weight)
 
 
@@ -142,9 +144,11 @@ def _verdicts(
     return verdict
 
 
-def _stand_ins(vectors: np.ndarray, cluster: np.ndarray, kind: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """(n,) the nearest kept image of the same cluster and kind, else of the kind alone, else of all."""
-    stand_in = np.arange(len(vectors))
+def _stand_ins(
+    vectors: np.ndarray, cluster: np.ndarray, kind: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) the nearest kept image of the cluster and kind, else of the kind alone, else of all; (n,) the weights."""
+    stand_in, weight = np.arange(len(vectors)), kept.astype(np.float64)
     for members in _groups(cluster):
         for what in np.unique(kind[members[~kept[members]]]):
             alike = members[kind[members] == what]
@@ -153,8 +157,10 @@ def _stand_ins(vectors: np.ndarray, cluster: np.ndarray, kind: np.ndarray, kept:
                 staying = np.flatnonzero(kept & (kind == what) if (kept & (kind == what)).any() else kept)
             for start in range(0, len(leaving), _BLOCK):
                 block = leaving[start : start + _BLOCK]
-                stand_in[block] = staying[np.argmax(vectors[block] @ vectors[staying].T, axis=1)]
-    return stand_in
+                nearest = np.argsort(-(vectors[block] @ vectors[staying].T), axis=1, kind="stable")[:, :_SHARERS]
+                stand_in[block] = staying[nearest[:, 0]]
+                np.add.at(weight, staying[nearest], 1 / nearest.shape[1])
+    return stand_in, weight
 
 
 def _groups(codes: np.ndarray) -> list[np.ndarray]:

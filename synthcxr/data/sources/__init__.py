@@ -24,13 +24,14 @@ from synthcxr.data.sources.mimic import mimic_cxr_jpg
 from synthcxr.data.sources.nih import nih
 from synthcxr.data.sources.openi import openi
 from synthcxr.data.sources.padchest import padchest
-from synthcxr.data.sources.row import Header, PublishedRow, Rejected, SourceRow, SplitHint, completed
+from synthcxr.data.sources.row import OWN, Header, PublishedRow, Rejected, SourceRow, SplitHint, completed, own_id
 from synthcxr.data.sources.vindr import vindr
 from synthcxr.errors import one_of
 
 __all__ = [
-    "PIXELS", "SOURCES", "Header", "PublishedRow", "Rejected", "SourceName", "SourceRow", "SplitHint", "chexpert",
-    "chexpert_plus", "completed", "dicom", "folder", "hannover", "mimic_cxr_jpg", "nih", "openi", "padchest", "vindr",
+    "OWN", "PIXELS", "SOURCES", "Header", "PublishedRow", "Rejected", "SourceName", "SourceRow", "SplitHint",
+    "chexpert", "chexpert_plus", "completed", "dicom", "folder", "hannover", "mimic_cxr_jpg", "nih", "openi", "own_id",
+    "padchest", "vindr",
 ]  # fmt: skip
 
 SOURCES: dict[str, Callable[[Path], Iterator[SourceRow | Rejected]]] = {

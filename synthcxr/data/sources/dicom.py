@@ -19,8 +19,8 @@ def dicom(root: Path) -> Iterator[SourceRow | Rejected]:
     """A tree of DICOM files (.dcm, .dicom, or no extension), with metadata.csv or metadata.jsonl where there is one.
 
     The table is that of `folder`, keyed by file_name or by SOPInstanceUID; files that it doesn't list are left out.
-    What it doesn't tell (patient, study, age, sex, view) comes from the header once the file is read: see `completed`.
-    Ids become pseudonyms of the paths there, since archives name folders for patients.
+    What it doesn't tell (patient, study, age, sex, view) comes from the header once the file is read, and what names
+    images, patients and studies becomes pseudonyms: see `completed`.
 
     Raises:
         SourceError: no folder, no file, or a value of the table that isn't one: file, row and field are named.

@@ -6,17 +6,21 @@ from typing import Literal, Protocol
 
 from synthcxr.conditions import Condition
 from synthcxr.config import Config
+from synthcxr.reports import OLDEST
 from synthcxr.vocabulary import Sex, View
 
 SplitHint = Literal["train", "validate", "test", "development"]
+# Sources of one's own: what they call images, patients and studies may say who somebody is. Published collections name
+# them by pseudonyms, which stay, so that a dataset can be held against what others say of the same collection.
+OWN = ("dicom", "folder")
 
 
 class SourceRow(Config):
     """One image of a source: where it lies, whose it is, what is known of it.
 
-    `patient` and `study` are None only for DICOM files, whose header tells them; until then the `id` of such a file is
-    its path: see `completed`. `report` and `prompt` are without identifiers; `prompt` is what a report concludes, or
-    what the user wrote.
+    Of the sources in OWN, `id` is the path of the file, and `patient` and `study` are the user's own names for them, or
+    None; `completed` makes pseudonyms of all three. `report` and `prompt` are without identifiers; `prompt` is what a
+    report concludes, or what the user wrote.
     """
 
     path: Path
@@ -69,11 +73,15 @@ class Header(Protocol):
 
 
 def completed(row: SourceRow, header: Header, key: str) -> SourceRow:
-    """The row with what its table left open taken from the header of its file; the table's own word stays.
+    """The row as it may enter a dataset: what its table left open taken from the header of its file, without what says
+    who somebody is.
 
-    Patient, study and the path of a file become pseudonyms: the patient that a plain hash stands for could be guessed.
-    A header without patient stands for a patient of its own study, one without study for itself: emptied headers must
-    not make one patient of many.
+    In the sources in OWN, patient, study and the path of a file become pseudonyms, whether a table or a header names
+    them: the patient that a plain hash stands for could be guessed. An image of no patient stands for a patient of its
+    own study, one without study for itself: emptied headers must not make one patient of many.
+
+    In every source, ages of OLDEST years and more become OLDEST (45 CFR 164.514(b)(2)(i)(C)), published ones too: age
+    means the same in all datasets, so that they can be put together, and given away.
 
     Args:
         key: what pseudonyms are made with. The same key gives the same patient the same name in every dataset; whoever
@@ -82,15 +90,25 @@ def completed(row: SourceRow, header: Header, key: str) -> SourceRow:
     known = row.condition
     told = {"age": header.age, "sex": header.sex, "view": header.view}
     fields = {name: value for name, value in told.items() if getattr(known, name) is None and value is not None}
-    study = header.study_uid or header.sop_uid or row.id
+    condition = known.model_copy(update=fields)
+    if condition.age is not None:
+        condition = condition.model_copy(update={"age": min(condition.age, OLDEST)})
+    if row.source not in OWN:
+        return row.model_copy(update={"condition": condition})
+    study = row.study or header.study_uid or header.sop_uid or row.id
     return row.model_copy(
         update={
-            "id": f"dicom-{pseudonym(key, row.id)}" if row.source == "dicom" else row.id,
-            "patient": row.patient or f"{row.source}-{pseudonym(key, header.patient_id or study)}",
-            "study": row.study or pseudonym(key, study),
-            "condition": known.model_copy(update=fields),
+            "id": own_id(row, key),
+            "patient": f"own-{pseudonym(key, row.patient or header.patient_id or study)}",
+            "study": pseudonym(key, study),
+            "condition": condition,
         }
     )
+
+
+def own_id(row: SourceRow, key: str) -> str:
+    """The id that an image of a source in OWN gets."""
+    return f"{row.source}-{pseudonym(key, row.id)}"
 
 
 def pseudonym(key: str, identifier: str) -> str:

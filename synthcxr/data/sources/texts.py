@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from synthcxr.conditions import FindingState
-from synthcxr.reports import findings_in, impression, scrub
+from synthcxr.reports import findings_in, group_ages, impression, scrub
 from synthcxr.vocabulary import CHEXPERT_LABELS, Finding
 
 DEVICES = frozenset({Finding.CHEST_TUBE, Finding.ENDOTRACHEAL_TUBE, Finding.CENTRAL_LINE, Finding.PACEMAKER})
@@ -27,14 +27,15 @@ def told(text: str | None) -> Told:
     """A report as it came from a source; nothing of it for None or blank."""
     if not text or not text.strip():
         return Told()
-    return Told(clean(text), impression(text), findings_in(text))
+    concluded = impression(text)
+    return Told(clean(text), concluded and group_ages(concluded), findings_in(text))
 
 
 def clean(text: str | None) -> str | None:
     """Free text without identifiers; None where nothing is left."""
     if not text or not text.strip():
         return None
-    return scrub(text).strip() or None
+    return group_ages(scrub(text)).strip() or None
 
 
 def sections_text(findings: str, impression: str) -> str | None:
