@@ -131,8 +131,8 @@ class ChestUNet(UNet2DConditionModel):
         channels, width = self.config.in_channels, self.config.block_out_channels[0]
         self.gaussian = Gaussian(channels, self.config.sample_size)
         self.conv_in = nn.Conv2d(2 * channels, width, 3, padding=1)  # what is seen, and what the Gaussian makes of it
-        nn.init.zeros_(self.conv_out.weight)  # begins as the Gaussian
-        nn.init.zeros_(self.conv_out.bias)
+        # Not begun at zero, as is usual: what is left is uncorrelated with all that is linear in what the network is
+        # given, so that the last layer alone would find nothing to learn, and hand no gradient on.
 
     @functools.wraps(UNet2DConditionModel.forward)
     def forward(
