@@ -1,4 +1,4 @@
-"""Plans over a grid of cells, each as often as any other: `balanced`, and `decorrelated`, a grid with 2 x 2 findings."""
+"""Plans over a grid of cells, each as often as any other: `balanced`; and `decorrelated`, with 2 x 2 findings."""
 
 from typing import Annotated, Any, Literal
 
