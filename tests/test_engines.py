@@ -54,15 +54,15 @@ def test_two_processes_make_the_bytes_of_one_and_end_with_a_killed_parent(tiny_m
     (tmp_path / "job.yaml").write_text(dump_config(config))
     command = [sys.executable, "-m", "synthcxr.cli", "synthesize", str(tmp_path / "job.yaml")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    for kill in (True, False):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if kill:
-            until(lambda: list((tmp_path / "two").glob(".tmp-*.parts/*.json")) or process.poll() is not None)
-            workers = children(process.pid)
-            process.kill()
-            process.wait()
-            until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-            assert len(workers) >= 2 and not (tmp_path / "two" / "out").exists()
+    parts = tmp_path / "two"
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    until(lambda: list(parts.glob(".tmp-*.parts/*.json")) or killed.poll() is not None)
+    workers = children(killed.pid)
+    killed.kill()
+    killed.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert len(workers) >= 2 and not (parts / "out").exists()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert said.startswith(f"{tmp_path}/two/out: 60 of 60 rows (60 drawn, ")
@@ -113,3 +113,18 @@ def test_a_cluster_that_loses_a_node_makes_the_bytes_of_one_process(
     assert done.made == 240 and len(Dataset.open(tmp_path / "ray" / "out")) == 240
     assert "a worker died; its shard goes to another" in caplog.text
     assert contents(tmp_path / "ray" / "out") == contents(one.dataset.path)
+
+
+def test_a_slurm_array_draws_ranges_and_then_the_whole(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "synthesize_slurm.sh"
+    for name in ("synthcxr", "sbatch"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n')
+        (tmp_path / name).chmod(0o755)
+    array = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_JOB_ID": "77"}
+    for task in ("1", "2"):
+        subprocess.run([script, "a.yaml", "seed=3"], check=True, env={**array, "SLURM_ARRAY_TASK_ID": task})
+    first, second, whole = (tmp_path / "calls").read_text().splitlines()
+    assert first == "synthcxr synthesize a.yaml seed=3 part=1/2" and second.endswith("part=2/2")
+    assert whole.startswith("sbatch --dependency=afterany:77,singleton ")
+    assert whole.endswith("--wrap=synthcxr synthesize a.yaml seed=3 ")
+    assert subprocess.run([script], env=array, capture_output=True).returncode != 0

@@ -154,6 +154,11 @@ def discard(output: Path, command: str) -> None:
         if not (output / "dataset.json").is_file() or command not in read_info(output):
             raise RunError(f"{shown(output)} holds what {command} didn't make; give another output")
         remove(output)
+    tidy(output)
+
+
+def tidy(output: Path) -> None:
+    """Remove what an interrupted writer left beside `output`."""
     left = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{16}-" + re.escape(output.name) + r"(\.parts)?")
     for path in list(output.parent.iterdir()) if output.parent.is_dir() else ():
         if left.fullmatch(path.name):

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from synthcxr.data.dataset import Dataset, DatasetWriter, already_made, discard
+from synthcxr.data.dataset import Dataset, DatasetWriter, already_made, discard, tidy
 from synthcxr.data.shard import Part
 from synthcxr.errors import ModelError, RunError, UserError, shown
 from synthcxr.model.folder import EMBEDDED, INFO, ModelInfo, hash_of, resolve
@@ -80,6 +80,7 @@ def run(config: SynthesizeConfig, fresh: bool = False, opener: Opener = open_scr
         return Synthesis(made, None, None)
     result = Result.model_validate(done.info["result"])
     if not folder.finished:
+        tidy(config.output)  # killed as the dataset had just appeared, a writer leaves its parts
         folder.finish(result.model_dump())
     return Synthesis(made, done, result)
 
@@ -165,9 +166,7 @@ class _Shards:
                 self.finished(done.number)
                 bar.update(self._rows(done.number))
                 made += done.images
-                folder.log(
-                    "shard", number=done.number, images=done.images, given_up=done.given_up, seconds=done.seconds
-                )
+                folder.log("shard", **asdict(done))
                 if new := set(done.unseen) - told:
                     told |= new
                     words = ", ".join(map(repr, sorted(new)))

@@ -42,7 +42,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard that is written: rows kept and given up, seconds, words the model never saw, and host:pid of who did it."""
+    """A shard that is written: rows kept and given up, seconds, words the model never saw, host:pid of the worker."""
 
     number: int
     images: int
