@@ -225,6 +225,19 @@ def synthesize(
 
 
 @app.command()
+def calibrate(words: Words = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Measure what the screen of a MODEL folder lets through, on the DATASETs that the model was trained on."""
+    _quiet()
+    from synthcxr.synthesis.screen.calibrate import CalibrateConfig, run
+
+    config = _plain(words, CalibrateConfig)
+    if dry_run:
+        return _print_config(config)
+    limits = run(config)
+    print(limits.model_dump_json() if as_json else f"{config.model / 'screen'}: {limits.summary()}")
+
+
+@app.command()
 def demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     model: Annotated[str | None, typer.Option(help="folder or hub id with its revision; default: embedded")] = None,

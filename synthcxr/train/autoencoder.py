@@ -11,7 +11,7 @@ from synthcxr.model.embedded import build_autoencoder
 from synthcxr.runs import derive_seed
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus
+from synthcxr.data.corpus import Corpus
 
 PCA_IMAGES = 1000
 SCALE_IMAGES = 256

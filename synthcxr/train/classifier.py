@@ -11,7 +11,7 @@ from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus
+from synthcxr.data.corpus import Corpus
 
 
 class ClassifierStage:

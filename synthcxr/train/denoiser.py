@@ -23,7 +23,7 @@ from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus
+from synthcxr.data.corpus import Corpus
 
 SHEET_CONDITIONS = (
     {"findings": ["No Finding"], "age": 30, "sex": "female", "view": "PA"},

@@ -20,7 +20,7 @@ from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus, load_corpus
+from synthcxr.data.corpus import Corpus, load_corpus
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
