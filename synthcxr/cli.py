@@ -150,24 +150,27 @@ def verify(
 @app.command()
 def export(
     words: Annotated[list[str] | None, typer.Argument(metavar="[DATASET|CONFIG.yaml|key=value]...")] = None,
-    to: Annotated[str | None, typer.Option(help="dicom: only of synthetic datasets")] = None,
+    to: Annotated[str | None, typer.Option(help="imagefolder, parquet, webdataset, nih-csv or dicom")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the files")] = None,
     kind: Annotated[str | None, typer.Option(help="DX (digital radiograph) or SC (secondary capture)")] = None,
     bits: Annotated[int | None, typer.Option(help="8 or 12")] = None,
     compression: Annotated[str | None, typer.Option(help="jpeg-ls (lossless); default: none")] = None,
+    unaudited: Annotated[
+        bool | None, typer.Option("--unaudited", help="also of a model without a passing privacy audit")
+    ] = None,
     dry_run: DryRun = False,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a DATASET in a form that other software reads. The same command resumes."""
-    from synthcxr.synthesis.export import ExportConfig, run
+    from synthcxr.synthesis.export.run import ExportConfig, run
 
     config, overrides, rest = _sorted(words, ExportConfig)
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r}: one DATASET at most")
     flags = {
         "dataset": rest[0] if rest else None, "to": to, "output": output and str(output),
-        "dicom.kind": kind, "dicom.bits": bits, "dicom.compression": compression,
+        "dicom.kind": kind, "dicom.bits": bits, "dicom.compression": compression, "unaudited": unaudited,
     }  # fmt: skip
     resolved = _load(ExportConfig, config, overrides + _given(flags))
     if dry_run:

@@ -8,8 +8,8 @@ from synthcxr.config import dump_config, load_config
 from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.prepare import PrepareConfig
 from synthcxr.generate import GenerateConfig
-from synthcxr.synthesis.export.run import ExportConfig
 from synthcxr.synthesis.config import SynthesizeConfig
+from synthcxr.synthesis.export.run import ExportConfig
 from synthcxr.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"

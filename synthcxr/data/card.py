@@ -1,4 +1,4 @@
-"""The card of a DATASET and of an export: what it holds, how that came about, under which licence. No field is blank."""
+"""The card of a DATASET and of an export: what it holds, how that came about, its licences. No field is blank."""
 
 import json
 from collections import Counter
@@ -19,6 +19,7 @@ DATASET_LAYOUT = (
     "`sha256sum -c SHA256SUMS` tells whether all is as it was written."
 )
 _FEW = 20  # values listed of a column; of the rest, how many there are
+_MOST_CONDITIONS = 200
 
 
 def card(name: str, info: Mapping[str, Any], table: pa.Table, layout: str = DATASET_LAYOUT) -> str:
@@ -81,24 +82,30 @@ def _made(info: Mapping[str, Any], table: pa.Table) -> Iterator[str]:
     yield from ("## How it was made", "")
     for column in ("model", "sampler"):
         yield f"- {column}: {_counted({row['values']: row['counts'] for row in _values(table, column)})}"
-    yield (
-        "- seed: one an image, column `seed`" if table.column("seed").null_count < table.num_rows else "- seed: unknown"
-    )
+    seeds = table.num_rows - table.column("seed").null_count
+    yield f"- seed: {f'one an image, known of {seeds} images' if seeds else 'unknown'}"
     yield f"- mark of origin in each PNG: XMP DigitalSourceType `{DIGITAL_SOURCE_TYPE}`, and prompt, seed and model"
     for model, audit in audits_of(info, table).items():
-        said = ", ".join(f"{key} {value}" for key, value in (audit or {}).items()) or "none"
-        verdict = "passed" if passed(audit) else "NOT PASSED: whether it copies training images isn't known"
-        yield f"- privacy audit of model {model[:12]}: {verdict} (result: {said})"
+        yield f"- privacy audit of model {model[:12]}: {_verdict(audit)}"
     rows = acceptance_of(info)
     if not rows:
         yield from ("- acceptance by the screen: none recorded", "")
         return
     yield from ("", "What the screen let through, so that its own bias shows:", "")
     yield from ("| condition | asked | accepted | given up | acceptance |", "|---|---|---|---|---|")
-    for row in rows:
+    for row in rows[:_MOST_CONDITIONS]:
         share = f"{row.accepted / row.asked:.1%}" if row.asked else "none asked"
         yield f"| {_cell(row.condition)} | {row.asked} | {row.accepted} | {row.given_up} | {share} |"
     yield ""
+    if len(rows) > _MOST_CONDITIONS:
+        yield from (f"{len(rows) - _MOST_CONDITIONS} more conditions stand in dataset.json.", "")
+
+
+def _verdict(audit: Mapping[str, Any] | None) -> str:
+    if not audit:
+        return "none, so that whether its pictures copy training images isn't known"
+    said = ", ".join(f"{key} {value}" for key, value in audit.items())
+    return f"{'passed' if passed(audit) else 'NOT PASSED'} ({said})"
 
 
 def _values(table: pa.Table, column: str) -> list[dict[str, Any]]:

@@ -1,10 +1,15 @@
-"""Croissant metadata (MLCommons Croissant 1.0, with the RAI vocabulary): what catalogues and loaders read of a folder."""
+"""Croissant metadata (MLCommons Croissant 1.0 with its RAI terms): what catalogues and loaders read of a folder."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.csv import read_csv
+from pyarrow.json import read_json
 
 from synthcxr.images import DIGITAL_SOURCE_TYPE
 
@@ -97,10 +102,21 @@ def croissant(
     }
 
 
+def columns_of(table: Path) -> list[pa.Field]:
+    """The columns of a Parquet, CSV or JSON-lines table, but for those that hold tables of their own."""
+    if table.suffix == ".parquet":
+        schema = pq.read_schema(table)
+    else:
+        schema = (read_csv(table) if table.suffix == ".csv" else read_json(table)).schema
+    return [column for column in schema if not pa.types.is_nested(column.type)]
+
+
 def _field(column: pa.Field) -> dict[str, Any]:
+    # An identifier takes neither blanks nor brackets, which NIH's headers have.
+    identifier = re.sub(r"[^A-Za-z0-9_-]+", "_", column.name).strip("_")
     return {
         "@type": "cr:Field",
-        "@id": f"records/{column.name}",
+        "@id": f"records/{identifier}",
         "name": column.name,
         "dataType": _type(column.type),
         "source": {"fileSet": {"@id": "tables"}, "extract": {"column": column.name}},
@@ -112,8 +128,6 @@ def _type(kind: pa.DataType) -> str:
         return "sc:Integer"
     if pa.types.is_floating(kind):
         return "sc:Float"
-    if pa.types.is_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_null(kind):
         return "sc:Text"
-    if pa.types.is_struct(kind):  # bytes and path, as `datasets` keeps images in tables
-        return "sc:ImageObject"
     raise ValueError(f"a column of {kind} has no type in Croissant")

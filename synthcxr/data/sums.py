@@ -30,17 +30,18 @@ def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
 def check_sums(folder: Path) -> list[str]:
     """What differs from SHA256SUMS, itself included: any bit of any file, and files lost or added; one line each."""
     data = (folder / SUMS).read_bytes()
-    listed, problems = {}, []
-    for number, line in enumerate(data.decode("utf-8", "replace").removesuffix("\n").split("\n"), start=1):
-        match = _LINE.fullmatch(line)
-        if match and match[2] not in listed:
-            listed[match[2]] = match[1]
-        elif data:
-            problems.append(f"{SUMS} line {number}: must be a sha256, two blanks and the name of one more file")
+    listed, bad_lines = _read(data)
+    problems = [f"{SUMS} line {n}: must be a sha256, two blanks and the name of one more file" for n in bad_lines]
     problems += differences(folder, listed, SUMS)
     if not problems and data != _text(listed).encode():
         problems.append(f"{SUMS}: isn't as it was written (order of lines, or its last line break)")
     return problems
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Files listed in SHA256SUMS that are missing or have another sha256."""
+    listed, _ = _read((folder / SUMS).read_bytes())
+    return [name for name, digest in listed.items() if not _is_as_listed(folder / name, digest)]
 
 
 def differences(folder: Path, listed: Mapping[str, str], where: str) -> list[str]:
@@ -66,6 +67,23 @@ def files_in(folder: Path) -> list[str]:
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         found += [(Path(place) / name).relative_to(folder).as_posix() for name in (*names, *links)]
     return sorted(set(found) - {SUMS})
+
+
+def _read(data: bytes) -> tuple[dict[str, str], list[int]]:
+    """Sums by name, and the numbers of lines that aren't one."""
+    listed: dict[str, str] = {}
+    bad_lines = []
+    for number, line in enumerate(data.decode("utf-8", "replace").removesuffix("\n").split("\n"), start=1):
+        match = _LINE.fullmatch(line)
+        if match and match[2] not in listed:
+            listed[match[2]] = match[1]
+        elif data:
+            bad_lines.append(number)
+    return listed, bad_lines
+
+
+def _is_as_listed(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_file(path) == digest
 
 
 def _text(sums: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ class Format(NamedTuple):
     check: Callable[[Job], None] = lambda job: None
 
 
-_ROWS = "Columns are those of the dataset's manifest; `labels` are the findings present, `findings` their states as JSON."
+_ROWS = "Columns are those of the manifest; `labels` are the findings present, `findings` all their states as JSON."
 FORMATS: dict[str, Format] = {
     "imagefolder": Format(
         imagefolder, Files(f"*/{METADATA}", PARQUET), Files("*/*.png", PNG),

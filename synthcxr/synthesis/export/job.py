@@ -1,4 +1,4 @@
-"""The images of an export: their records, checked; their PNG files, with the marks of origin; their rows of metadata."""
+"""The images of an export: their records, checked; their PNGs, with the marks of origin; their rows of metadata."""
 
 import hashlib
 import json

@@ -43,9 +43,9 @@ def check_labels(job: Job) -> None:
     """Raise a DatasetError for the first image of which the table would say nothing, or that nothing was found."""
     for record in job.records:
         if not _labels(record):
-            said = ", ".join(sorted(record.present)) or "no finding that is present, nor that there is none"
+            said = ", ".join(sorted(record.present)) or "nothing stated as present"
             raise DatasetError(
-                f"{shown(job.dataset.path)}: image {record.id} has no NIH label (it has {said}); export it in another form"
+                f"{shown(job.dataset.path)}: image {record.id} has no NIH label (but {said}); give another form"
             )
 
 

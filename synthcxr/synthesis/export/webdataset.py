@@ -25,6 +25,4 @@ def webdataset(job: Job) -> None:
                     append(tar, f"{record.id}.png", job.png(record))
                     append(tar, f"{record.id}.json", json.dumps(row, ensure_ascii=False).encode())
                     append(tar, f"{record.id}.txt", prompt_of(record).encode())
-    write_metadata(
-        job.output / METADATA, metadata(job.dataset.table), [f"{record.id}.png" for record in job.records]
-    )
+    write_metadata(job.output / METADATA, metadata(job.dataset.table), [f"{record.id}.png" for record in job.records])
