@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synthcxr.evaluation.pixels import pixel_features
+
 CELLS = 16  # a side: the grid in which flat areas are counted
 FLAT = 1.0  # grey levels; a cell with a smaller standard deviation shows nothing
 LEAST_RANGE = 60.0  # the most extreme real one: 63
 MOST_BLACK = 0.4  # 0.31
 MOST_WHITE = 0.05  # 0.01
 MOST_FLAT = 0.35  # 0.25
-MOST_ROUGH = 0.25  # 0.22
+MOST_ROUGH = 0.45  # 0.38
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Form:
         range: grey levels between the 1st and the 99th percentile, 0 to 255.
         black, white: shares of pixels at 0 and at 255.
         flat: share of the cells of a 16 x 16 grid that show nothing.
-        rough: mean step between neighbouring pixels, in standard deviations of the picture; about 1.13 for white noise.
+        rough: mean step between neighbours at 64 x 64 pixels, in standard deviations; about 1.13 for white noise.
     """
 
     range: float
@@ -52,8 +54,9 @@ def measure_form(pixels: np.ndarray) -> Form:
     height, width = (side // CELLS for side in pixels.shape)
     grey = pixels.astype(np.float32)
     cells = grey[: CELLS * height, : CELLS * width].reshape(CELLS, height, CELLS, width)
-    step = np.mean([np.abs(np.diff(grey, axis=axis)).mean() for axis in (0, 1)])
+    small = pixel_features([pixels])[0]
+    rough = np.mean([np.abs(np.diff(small, axis=axis)).mean() for axis in (0, 1)])
     return Form(
         float(high - low), float((pixels == 0).mean()), float((pixels == 255).mean()),
-        float((cells.std((1, 3)) < FLAT).mean()), float(step / max(grey.std(), 1e-6)),
+        float((cells.std((1, 3)) < FLAT).mean()), float(rough),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The limits of a screen as a MODEL folder carries them: screen/limits.json and screen/index.safetensors."""
+"""The limits of a screen as a MODEL folder carries them: screen/limits.json, index.safetensors, README.md."""
 
 import json
 import shutil
@@ -13,12 +13,25 @@ from safetensors.numpy import load_file, save_file
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.folder import EMBEDDED, SCREEN, resolve
-from synthcxr.runs import atomic_path, hash_files, write_json
+from synthcxr.runs import atomic_path, hash_files, write_json, write_text
 from synthcxr.synthesis.screen.condition import ConditionLimits
 from synthcxr.synthesis.screen.distribution import Gaussian
 from synthcxr.synthesis.screen.privacy import Index
 
 LIMITS, ARRAYS = "limits.json", "index.safetensors"
+CARD = """# What these files say of the training images
+
+They hold what `synthcxr synthesize` checks pictures by: limits in limits.json, arrays in index.safetensors. No image.
+
+- Of each training image, {size} bytes (`copies.codes`): signs of random projections of its main outlines at 64 x 64
+  pixels, without name, label or order. Whoever holds a radiograph can tell with them whether it was trained on; an
+  index that finds copies can't do without that. Who holds none can work out a soft outline of a chest, no detail.
+- Sums over all training images: mean and covariance of the classifier's features, and of outlines.
+- Of {patients} held-out patients, one distance each.
+
+If membership in the training data is itself a secret, leave this folder out and switch the check off
+(`screen.privacy=false`): copies then go unnoticed.
+"""
 
 
 class Limits(Config):
@@ -69,6 +82,7 @@ def save_calibration(calibration: Calibration, model: Path) -> str:
     with atomic_path(new) as temporary:
         temporary.mkdir()
         write_json(temporary / LIMITS, calibration.limits)
+        write_text(temporary / "README.md", CARD.format(size=index.codes.shape[1], patients=len(index.held_out)))
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / ARRAYS)
     if folder.exists():
         shutil.rmtree(folder)

@@ -6,9 +6,8 @@ whitened, and of these only the signs of 256 random projections are kept (Charik
 picture is tried at all 81 shifts, with its projections unrounded, against all training images.
 
 What the index gives away: whoever holds a radiograph can tell whether it was trained on, as with any index that knows
-copies again; that is what it's for. Who holds none can work out from its bits, at most 256 a training image, the soft
-outline of a chest, not a face to it: no detail that the components don't tell, no grey levels, no name, no label, no
-order (rows are sorted by their bits).
+copies again; that is what it's for. Who holds none can work out from its bits, 256 a training image, the soft outline
+of a chest: no detail that the components don't tell, no grey levels, no name, no label, no order (rows are sorted).
 """
 
 from dataclasses import dataclass
