@@ -1,23 +1,27 @@
-"""A process that has imported everything, and forks one that synthesizes for each line it reads: kills cost no imports.
+"""A process that has imported everything and loaded a model, and forks one that synthesizes for each line it reads.
 
-Each line is a config as JSON; the answers are lines: the child's pid, then its exit status once it has ended.
+So a run that is killed spends its life drawing and writing. Each line is a config as JSON; the answers are lines, too:
+the child's pid, then its exit code once it has ended.
 """
 
 import os
 import sys
+from pathlib import Path
 
-from pydantic import TypeAdapter
+import torch
 
+from synthcxr.model.folder import load_model
+from synthcxr.synthesis import worker
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.run import run
 
 
 def main() -> None:
-    import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl  # noqa: F401
-    import transformers.models.clip.modeling_clip  # noqa: F401
-
+    torch.set_num_threads(1)  # a fork has none of its parent's
+    model = load_model(Path(sys.argv[1]))
+    worker.load_model = lambda *_: model
     for line in sys.stdin:
-        config = TypeAdapter(SynthesizeConfig).validate_json(line)
+        config = SynthesizeConfig.model_validate_json(line)
         pid = os.fork()
         if pid == 0:
             run(config)

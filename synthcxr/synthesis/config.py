@@ -1,8 +1,10 @@
 """What `synthcxr synthesize` needs."""
 
+import json
 import re
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,11 +46,28 @@ class SynthesizeConfig(Config):
     threads: int = Field(1, ge=1, description="processors a worker, on the CPU; sums may round otherwise with it")
     shard_rows: int = Field(256, ge=1, description="pictures a shard: what an interruption may cost each worker")
     screen: ScreenConfig | None = Field(ScreenConfig(), description="null: pictures go unscreened")
+    screen_hash: str | None = Field(None, description="refuse a screen (calibration and classifier) with another hash")
     retries: int = Field(2, ge=0, le=1000, description="other seeds for a picture that doesn't pass")
     split: Split = Field("train", description="that all rows are of")
     licence: str = Field(EMBEDDED_LICENCE, min_length=1, description="of the pictures; by default the embedded model's")
     engine: EngineConfig = EngineConfig()
     part: str | None = Field(None, description="such as 3/8: the third of eight equal ranges of shards, and no more")
+
+    def told(self) -> dict[str, Any]:
+        """All that decides the bytes of the images, and is told of them: names of folders stay out."""
+        paths = {"dataset": True, "file": True}
+        exclude = {"output": True, "model": True, "engine": True, "part": True, "plan": {**paths, "of": paths}}
+        return self.model_dump(mode="json", exclude=exclude)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of `told`; it says which run it is once the hashes are filled in (run.pinned_config)."""
+        return sha256(json.dumps(self.told(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def row_name(self) -> str:
+        """What ids begin with: those of other configs differ, so that synthetic datasets may be put together."""
+        return f"syn-{self.identity[:8]}"
 
     @field_validator("part")
     @classmethod

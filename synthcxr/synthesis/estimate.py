@@ -12,7 +12,7 @@ from synthcxr.synthesis.plan.rows import Rows, open_plan
 from synthcxr.synthesis.plan.table import table
 from synthcxr.synthesis.run import pinned_config
 from synthcxr.synthesis.screen import open_screen
-from synthcxr.synthesis.worker import Opener, ShardJob, Worker, row_name
+from synthcxr.synthesis.worker import Opener, ShardJob, Worker
 
 PICTURES = 8
 
@@ -24,7 +24,7 @@ def report(config: SynthesizeConfig, opener: Opener = open_screen) -> Iterator[s
         UserError: as of `run`.
     """
     config = pinned_config(config)
-    rows = Rows(open_plan(config.plan, config.seed), row_name(config), config.seed)
+    rows = Rows(open_plan(config.plan, config.seed), config.row_name, config.seed)
     yield from table(rows)
     devices = devices_of(config)
     worker = Worker(config, devices[0], opener)

@@ -1,14 +1,11 @@
 """`synthcxr synthesize`: a plan into a labelled, screened, synthetic DATASET."""
 
 import errno
-import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha256
-from typing import Any
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -16,8 +13,8 @@ from tqdm import tqdm
 from synthcxr.data.dataset import Dataset, DatasetWriter, already_made, discard, tidy
 from synthcxr.data.shard import Part
 from synthcxr.errors import ModelError, RunError, UserError, shown
-from synthcxr.model.folder import EMBEDDED, INFO, ModelInfo, hash_of, resolve
-from synthcxr.runs import Run
+from synthcxr.model.folder import CLASSIFIER, EMBEDDED, INFO, SCREEN, ModelInfo, hash_of, resolve
+from synthcxr.runs import Run, hash_files
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
 from synthcxr.synthesis.engines.local import local
@@ -60,16 +57,14 @@ def run(config: SynthesizeConfig, fresh: bool = False, opener: Opener = open_scr
     config = pinned_config(config)
     if fresh:
         discard(config.output, "synthesize")
-    told = _told(config)
-    identity = sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    done = already_made(config.output, "synthesize", told, identity, "another model or plan")
+    done = already_made(config.output, "synthesize", config.told(), config.identity, "another model or plan")
     # What may change from call to call isn't part of the run's config.
     same = config.model_copy(update={"engine": EngineConfig(), "part": None})
     folder = Run.open(config.output.with_name(config.output.name + ".run"), same, "synthesize", fresh)
     made = 0
     if done is None:
         try:
-            made, done = _synthesize(config, told, identity, opener, folder)
+            made, done = _synthesize(config, opener, folder)
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -86,7 +81,7 @@ def run(config: SynthesizeConfig, fresh: bool = False, opener: Opener = open_scr
 
 
 def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
-    """The config with the hashes of model and data, which decide the pictures.
+    """The config with the hashes of model, screen and data, which decide the pictures.
 
     Raises:
         UserError: they aren't there, or not those that a hash in the config names.
@@ -95,24 +90,20 @@ def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
     found = hash_of(folder)
     if config.model_hash not in (None, found):
         raise ModelError(f"{shown(folder)} isn't the model whose hash is model_hash; give that one")
-    return config.model_copy(update={"model_hash": found, "plan": pinned(config.plan)})
+    judges = [path for part in (CLASSIFIER, SCREEN) for path in (folder / part).rglob("*") if path.is_file()]
+    screen = hash_files(judges) if config.screen else None
+    if config.screen_hash not in (None, screen):
+        raise ModelError(f"{shown(folder)} doesn't hold the screen whose hash is screen_hash; give that one")
+    return config.model_copy(update={"model_hash": found, "screen_hash": screen, "plan": pinned(config.plan)})
 
 
-def _told(config: SynthesizeConfig) -> dict[str, Any]:
-    """What dataset.json tells of the config, all that decides the bytes; names of folders stay out."""
-    paths = {"dataset": True, "file": True}
-    exclude = {"output": True, "model": True, "engine": True, "part": True, "plan": {**paths, "of": paths}}
-    return config.model_dump(mode="json", exclude=exclude)
-
-
-def _synthesize(
-    config: SynthesizeConfig, told: dict[str, Any], identity: str, opener: Opener, folder: Run
-) -> tuple[int, Dataset | None]:
+def _synthesize(config: SynthesizeConfig, opener: Opener, folder: Run) -> tuple[int, Dataset | None]:
+    told, identity = config.told(), config.identity
     plan, info = open_plan(config.plan, config.seed), _info(config)
     extra = {"synthesize": told, "config_hash": identity, "audit": {config.model_hash: info.audit if info else None}}
     preprocessing = {"shorter side": f"{info.resolution} pixels, as the model draws"} if info else {}
     writer = DatasetWriter(config.output, "synthetic", preprocessing=preprocessing, extra=extra, resume=identity)
-    shards = _Shards(plan, config, identity, writer)
+    shards = _Shards(plan, config, writer)
     with _kept(writer):
         made = shards.draw(opener, folder)
         if config.part:
@@ -145,8 +136,8 @@ def _kept(writer: DatasetWriter) -> Iterator[None]:
 class _Shards:
     """The shards of a plan: which are there, and the drawing of those that aren't."""
 
-    def __init__(self, plan: Plan, config: SynthesizeConfig, identity: str, writer: DatasetWriter) -> None:
-        self._config, self._identity, self._writer = config, identity, writer
+    def __init__(self, plan: Plan, config: SynthesizeConfig, writer: DatasetWriter) -> None:
+        self._config, self._identity, self._writer = config, config.identity, writer
         self._rows_a_group, self._groups = plan.group, plan.rows // plan.group
         self._per_shard = max(1, config.shard_rows // plan.group)  # groups, which are never parted
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -68,6 +67,7 @@ class _Asked:
 
 
 Group = tuple[int, list[_Asked]]
+Drawn = tuple[_Asked, np.ndarray | None, Verdict, int]  # the last is its seed
 
 
 class Worker:
@@ -88,7 +88,7 @@ class Worker:
             raise ModelError("the model isn't the one whose hash is model_hash; give that one")
         self.model.pipeline.unet.to(memory_format=torch.channels_last)
         self.generator = Generator(self.model, config.settings, config.batch_size)
-        self.rows = Rows(open_plan(config.plan, config.seed, check=False), row_name(config), config.seed)
+        self.rows = Rows(open_plan(config.plan, config.seed, check=False), config.row_name, config.seed)
         self.screen = opener(config.screen, config.model) if config.screen else None
         self._sampler = json.dumps({**config.settings.model_dump(mode="json"), "precision": config.precision})
         self._device = torch.device(device).type
@@ -105,7 +105,7 @@ class Worker:
         with threads(self.config.threads), job.writer as shard, ThreadPoolExecutor(1) as thread:
             waiting: deque[Future[None]] = deque()
 
-            def write(batch: list[tuple[_Asked, np.ndarray, Verdict, int]], attempt: int) -> None:
+            def write(batch: list[Drawn], attempt: int) -> None:
                 waiting.append(thread.submit(self._write, shard, batch, attempt))
                 while len(waiting) > AHEAD:
                     waiting.popleft().result()
@@ -123,12 +123,7 @@ class Worker:
         seconds, who = time.perf_counter() - began, f"{socket.gethostname()}:{os.getpid()}"
         return ShardDone(job.number, len(shard), len(given_up), seconds, tuple(sorted(unseen)), who)
 
-    def _attempt(
-        self,
-        groups: list[Group],
-        attempt: int,
-        write: Callable[[list[tuple[_Asked, np.ndarray, Verdict, int]], int], None],
-    ) -> list[Group]:
+    def _attempt(self, groups: list[Group], attempt: int, write: Callable[[list[Drawn], int], None]) -> list[Group]:
         """Draw all groups once, in fixed batches; write those that pass, give back those that don't."""
         rejected = []
         size = max(1, self.config.batch_size // self.rows.plan.group)
@@ -184,7 +179,7 @@ class Worker:
         told, missing = understood(condition, info.template, info.words)
         return told, to_prompt(told, info.template), missing
 
-    def _write(self, shard: ShardWriter, batch: list[tuple[_Asked, np.ndarray, Verdict, int]], attempt: int) -> None:
+    def _write(self, shard: ShardWriter, batch: list[Drawn], attempt: int) -> None:
         for asked, pixels, verdict, seed in batch:
             if asked.attempts:
                 shard.note(asked.note(given_up=False))
@@ -194,12 +189,6 @@ class Worker:
                 source=SOURCE, licence=self.config.licence, condition=asked.told, prompt=asked.prompt, seed=seed,
                 model=self.model.hash, sampler=self._sampler, screen=screen,
             )  # fmt: skip
-
-
-def row_name(config: SynthesizeConfig) -> str:
-    """What ids begin with: other configs have others, so that synthetic datasets may be put together."""
-    told = config.model_dump_json(include={"plan", "model_hash", "seed", "settings", "precision"})
-    return f"syn-{sha256(told.encode()).hexdigest()[:8]}"
 
 
 @contextmanager
