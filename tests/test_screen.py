@@ -167,7 +167,9 @@ def read():
     n = 2000
     sex, ill, mass, age = rng.random(n) < 0.5, rng.random(n) < 0.3, rng.random(n) < 0.2, rng.integers(20, 90, n)
     conditions = [
-        Condition(findings=["Edema"] * i + ["Mass"] * m or ["No Finding"], sex="male" if s else "female", age=int(a))
+        Condition(
+            findings=["Edema"] * int(i) + ["Mass"] * int(m) or ["No Finding"], sex="male" if s else "female", age=int(a)
+        )
         for s, i, m, a in zip(sex, ill, mass, age, strict=True)
     ]
     half = slice(0, n // 2), slice(n // 2, n)
@@ -242,11 +244,11 @@ def test_copies_of_training_images_are_caught_and_other_patients_are_not(model):
 
 
 def test_real_copies_are_caught_and_real_patients_are_not(cxr_open):
-    paths = sorted((cxr_open / "nih" / "images-128").glob("*.jpg"))[::6]
+    paths = sorted((cxr_open / "nih" / "images-128").glob("*.jpg"))[::7]
     images = [read_image(path) for path in paths]
     names = np.array([path.stem.split("_")[0] for path in paths])
     order = np.random.default_rng(0).permutation(np.unique(names))
-    assert len(order) > 600
+    assert len(order) > 500
     train, held_out, fresh = (
         np.flatnonzero(np.isin(names, part)) for part in np.split(order, [len(order) // 2, len(order) * 3 // 4])
     )
@@ -260,7 +262,7 @@ def test_real_copies_are_caught_and_real_patients_are_not(cxr_open):
     assert index.codes.nbytes <= len(train) * BITS // 8
     check = CopyCheck(index)
     for kind in COPIES:
-        caught = [check.p(planted_copy(images[row], kind, int(row))) <= 0.01 for row in train[::8]]
+        caught = [check.p(planted_copy(images[row], kind, int(row))) <= 0.01 for row in train[::12]]
         assert np.mean(caught) > 0.95, kind
     wrongly = [check.p(images[row]) <= 0.01 for row in one_each(fresh)]
     assert np.mean(wrongly) < 0.04
