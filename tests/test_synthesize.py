@@ -287,7 +287,7 @@ def test_killed_at_any_moment_any_number_of_times_it_ends_with_the_same_bytes(ti
     began = time.monotonic()
     driver.start(config("timed"))
     assert driver.ended() == 0
-    taken = time.monotonic() - began
+    a_shard = (time.monotonic() - began) / 20
     straight = contents(tmp_path / "straight" / "out")
     assert contents(tmp_path / "timed" / "out") == straight
 
@@ -297,12 +297,18 @@ def test_killed_at_any_moment_any_number_of_times_it_ends_with_the_same_bytes(ti
         assert contents(tmp_path / place / "out") == straight
         assert {path.name for path in (tmp_path / place).iterdir()} == {"out", "out.run"}
 
+    def shards(place: str) -> int:
+        return len(list((tmp_path / place).glob(".tmp-*.parts/*.json")))
+
     rng, kills, endings = random.Random(0), 0, 0
     while kills < 20:
         place = f"killed-{endings}"
+        # So many shards further on, now and then when it puts the dataset together; and a little later.
+        aim = 20 if kills % 5 == 0 else min(shards(place) + rng.randrange(4), 20)
         pid = driver.start(config(place))
-        # Now and then at its very end, when it puts the dataset together.
-        time.sleep(rng.uniform(0.6, 1.1) * taken if kills % 5 == 0 else rng.uniform(0, 0.3) * taken)
+        while shards(place) < aim and Path(f"/proc/{pid}").exists():
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, a_shard))
         with contextlib.suppress(ProcessLookupError):  # it was quicker
             os.kill(pid, signal.SIGKILL)
         code = driver.ended()
