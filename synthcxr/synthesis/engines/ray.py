@@ -19,7 +19,8 @@ from synthcxr.synthesis.worker import Opener, ShardDone, ShardJob, Worker
 
 log = logging.getLogger(__name__)
 
-DEATHS = 3  # of workers at one shard, after which the shard is to blame
+DEATHS = 3  # of workers at one shard, one after the other, after which the shard is to blame
+LOADING = -1  # in place of a shard's number
 PATIENCE_SECONDS = 60.0
 
 
@@ -120,6 +121,7 @@ class _Crew:
                 continue
             if isinstance(said, BaseException):
                 raise said
+            self._deaths.pop(job.number if job else LOADING, None)
             self._give(actor, self._again.pop() if self._again else next(jobs, None))
             if said is not None:
                 done += 1
@@ -137,7 +139,7 @@ class _Crew:
 
     def _bury(self, job: ShardJob | None, error: Exception) -> None:
         """An actor died, with its node or alone: its shard goes to another."""
-        number = -1 if job is None else job.number
+        number = job.number if job else LOADING
         self._deaths[number] = self._deaths.get(number, 0) + 1
         if self._deaths[number] >= DEATHS:
             what, reason = f"at shard {number}" if job else "before they began", " ".join(str(error).split())[:300]
