@@ -12,4 +12,7 @@ for source in nih hannover; do
     synthcxr prepare source=$source root="$data/$source" output=build/data/$source
 done
 $launch train configs/train/embedded.yaml "$@"
+if [ -d build/embedded/model/classifier ]; then
+    synthcxr calibrate model=build/embedded/model data='[build/data/nih, build/data/hannover]' cache=build/embedded/cache
+fi
 echo "the model is in build/embedded/model; to ship it, copy that folder to synthcxr/weights and run scripts/contact_sheet.py"

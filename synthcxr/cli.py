@@ -129,38 +129,48 @@ def curate(
 
 
 @app.command()
-def verify(dataset: Annotated[Path, typer.Argument(help="a DATASET folder")], as_json: AsJson = False) -> None:
-    """Check every image of a DATASET against its hash; exit code 1 where something is wrong."""
-    from synthcxr.data.dataset import Dataset
+def verify(
+    folder: Annotated[Path, typer.Argument(help="a DATASET folder, or an export of one")], as_json: AsJson = False
+) -> None:
+    """Compare every file with the folder's SHA256SUMS, and images with their rows; exit code 1 where one differs."""
+    from synthcxr.data.sums import SUMS, files_in
+    from synthcxr.data.verify import verify as check
+    from synthcxr.runs import sha256_file
 
-    opened = Dataset.open(dataset)
-    problems = opened.verify()
-    summary = problems or [f"{dataset}: {len(opened)} images, all as written"]
-    print(json.dumps({"images": len(opened), "problems": problems}) if as_json else "\n".join(summary))
+    problems = check(folder)
+    files = len(files_in(folder))
+    # Kept elsewhere, this one hash tells whether the folder is still the same, sums and all.
+    digest = sha256_file(folder / SUMS) if (folder / SUMS).is_file() else None
+    summary = problems or [f"{folder}: {files} files, all as written; sha256 of {SUMS}: {digest}"]
+    result = {"files": files, "sums_sha256": digest, "problems": problems}
+    print(json.dumps(result) if as_json else "\n".join(summary))
     raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
 def export(
     words: Annotated[list[str] | None, typer.Argument(metavar="[DATASET|CONFIG.yaml|key=value]...")] = None,
-    to: Annotated[str | None, typer.Option(help="dicom: only of synthetic datasets")] = None,
+    to: Annotated[str | None, typer.Option(help="imagefolder, parquet, webdataset, nih-csv or dicom")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the files")] = None,
     kind: Annotated[str | None, typer.Option(help="DX (digital radiograph) or SC (secondary capture)")] = None,
     bits: Annotated[int | None, typer.Option(help="8 or 12")] = None,
     compression: Annotated[str | None, typer.Option(help="jpeg-ls (lossless); default: none")] = None,
+    unaudited: Annotated[
+        bool | None, typer.Option("--unaudited", help="also of a model without a passing privacy audit")
+    ] = None,
     dry_run: DryRun = False,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a DATASET in a form that other software reads. The same command resumes."""
-    from synthcxr.synthesis.export import ExportConfig, run
+    from synthcxr.synthesis.export.run import ExportConfig, run
 
     config, overrides, rest = _sorted(words, ExportConfig)
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r}: one DATASET at most")
     flags = {
         "dataset": rest[0] if rest else None, "to": to, "output": output and str(output),
-        "dicom.kind": kind, "dicom.bits": bits, "dicom.compression": compression,
+        "dicom.kind": kind, "dicom.bits": bits, "dicom.compression": compression, "unaudited": unaudited,
     }  # fmt: skip
     resolved = _load(ExportConfig, config, overrides + _given(flags))
     if dry_run:
@@ -187,6 +197,47 @@ def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
         print(stop, file=sys.stderr)
         raise typer.Exit(143) from None
     print(json.dumps(result) if as_json else f"{config.output / 'model'}: {result['model_hash']}")
+
+
+@app.command()
+def synthesize(
+    words: Words = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan, and what it will take, and end")] = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a labelled, screened, synthetic DATASET after a plan. The same command goes on where it was cut off."""
+    _quiet()
+    from synthcxr.synthesis.config import SynthesizeConfig
+    from synthcxr.synthesis.estimate import report
+    from synthcxr.synthesis.run import run
+
+    config = _plain(words, SynthesizeConfig)
+    if dry_run:
+        for line in report(config):
+            print(line)
+        return
+    done = run(config, fresh)
+    if as_json:
+        print(json.dumps({"made": done.made, "result": done.result and done.result.model_dump()}))
+    elif done.result is None:
+        print(f"{config.output}: part {config.part}, {done.made} images made; without part= they become a dataset")
+    else:
+        kept = f"{done.result.images} of {done.result.planned} rows ({done.result.drawn} drawn, {done.made} images made now)"
+        print(f"{config.output}: {kept}")
+
+
+@app.command()
+def calibrate(words: Words = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Measure what the screen of a MODEL folder lets through, on the DATASETs that the model was trained on."""
+    _quiet()
+    from synthcxr.synthesis.screen.calibrate import CalibrateConfig, run
+
+    config = _plain(words, CalibrateConfig)
+    if dry_run:
+        return _print_config(config)
+    limits = run(config)
+    print(limits.model_dump_json() if as_json else f"{config.model / 'screen'}: {limits.summary()}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from synthcxr import __version__
 from synthcxr.cli import main
 from synthcxr.data.dataset import Dataset
 from synthcxr.images import write_png
+from synthcxr.runs import sha256_file
 
 HEART = "72 year old female. Cardiomegaly."
 
@@ -112,7 +113,8 @@ def test_prepare_and_verify(cli: Cli) -> None:
     assert cli(*words, "--dry-run").out.startswith("source: folder\nroot: images\noutput: data\n")
     assert not Path("data").exists()
     assert json.loads(cli(*words, "--json").out)["images"] == 6
-    assert cli("verify", "data") == (0, "data: 6 images, all as written\n", "")
+    digest = sha256_file("data/SHA256SUMS")
+    assert cli("verify", "data") == (0, f"data: 5 files, all as written; sha256 of SHA256SUMS: {digest}\n", "")
     assert len(Dataset.open(Path("data"))) == 6
     shard = next(Path("data/shards").iterdir())
     damaged = bytearray(shard.read_bytes())
@@ -149,7 +151,7 @@ BAD = [  # the command, and what its one line says
     (("train", "data=[nowhere]", "output=out"), ["nowhere", "dataset"]),
     (("train", "data=[nowhere]", "output=out", "denoiser.learning_rate=-1"), ["denoiser.learning_rate = -1", "> 0"]),
     (("train", "some words"), ["'some words'", "CONFIG.yaml or key.path=value"]),
-    (("verify", "source"), ["source", "dataset"]),
+    (("verify", "source"), ["source", "SHA256SUMS"]),
 ]
 
 

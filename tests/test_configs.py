@@ -8,7 +8,8 @@ from synthcxr.config import dump_config, load_config
 from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.prepare import PrepareConfig
 from synthcxr.generate import GenerateConfig
-from synthcxr.synthesis.export import ExportConfig
+from synthcxr.synthesis.config import SynthesizeConfig
+from synthcxr.synthesis.export.run import ExportConfig
 from synthcxr.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -17,6 +18,7 @@ CLASSES = {
     "export": ExportConfig,
     "generate": GenerateConfig,
     "prepare": PrepareConfig,
+    "synthesize": SynthesizeConfig,
     "train": TrainConfig,
 }
 FILES = sorted(CONFIGS.rglob("*.y*ml"))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from synthcxr.conditions import Condition, Finding, FindingState
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.data.record import SCHEMA, Record, records_of
+from synthcxr.data.verify import verify
 from synthcxr.errors import DatasetError, UserError
 from synthcxr.images import read_image, read_provenance
 
@@ -73,7 +74,7 @@ def test_pixels_come_back_exactly_whatever_the_size_and_depth(tmp_path_factory, 
         for index, pixels in enumerate(images):
             writer.add(pixels, id=str(index), **WHO)
     dataset = Dataset.open(writer.path)
-    assert dataset.verify() == []
+    assert verify(dataset.path) == []
     for record, pixels in zip(dataset.records, images, strict=True):
         back = dataset.read(record)
         assert back.dtype == pixels.dtype and np.array_equal(back, pixels)
@@ -105,7 +106,7 @@ def test_equal_input_gives_equal_bytes(tmp_path):
             for index in range(3):
                 writer.add(drawn_chest(seed=index), id=f"i{index}", **WHO)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len(files) == 5
+    assert len(files) == 7
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -185,9 +186,9 @@ def test_an_interrupted_writer_is_gone_on_with(tmp_path):
     assert _write(tmp_path / "out", keys) == [3]
     files = {p.relative_to(tmp_path / "straight") for p in (tmp_path / "straight").rglob("*.*")}
     assert {file.name for file in files if file.suffix == ".tar"} == {"00000.tar", "00002.tar", "00003.tar"}
-    for file in files - {Path("README.md")}:  # which says the name
+    for file in files - {Path("README.md"), Path("croissant.json")}:  # which say the name
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
-    assert Dataset.open(tmp_path / "out").verify() == []
+    assert verify(tmp_path / "out") == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "straight"]
 
 
@@ -196,7 +197,7 @@ def test_what_was_made_from_something_else_is_not_gone_on_with(tmp_path):
         _write(tmp_path / "out", ["a", "b", "c", "d"], stop=3)
     assert _write(tmp_path / "out", ["a", "e"]) == [1]
     dataset = Dataset.open(tmp_path / "out")
-    assert [record.id for record in dataset.records] == ["a-0", "a-1", "e-0", "e-1"] and dataset.verify() == []
+    assert [record.id for record in dataset.records] == ["a-0", "a-1", "e-0", "e-1"] and verify(dataset.path) == []
     assert sorted(path.name for path in (tmp_path / "out" / "shards").iterdir()) == ["00000.tar", "00001.tar"]
 
 
@@ -242,23 +243,12 @@ def test_synthetic_images_carry_their_marks_and_real_ones_none(tmp_path):
         assert np.array_equal(read_image(data), drawn_chest())
 
 
-def test_verify_names_what_is_damaged(tmp_path):
-    path = _small(tmp_path)
-    dataset = Dataset.open(path)
-    shard = path / "shards" / "00000.tar"
-    data = bytearray(shard.read_bytes())
-    data[dataset.records[1].offset + 60] ^= 1
-    shard.write_bytes(bytes(data))
-    problems = dataset.verify()
-    assert any("shards/00000.tar: sha256" in problem for problem in problems)
-    assert any(problem.startswith("b: sha256") for problem in problems)
-    assert not any(problem.startswith("a: ") for problem in problems)
-    shard.write_bytes(bytes(data[: dataset.records[1].offset + 10]))
-    assert any("ends before image b" in problem for problem in dataset.verify())
+def test_a_shard_that_is_cut_off_is_named(tmp_path):
+    dataset = Dataset.open(_small(tmp_path))
+    shard = dataset.path / "shards" / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[: dataset.records[1].offset + 10])
     with pytest.raises(DatasetError, match="ends before image b"):
         dataset.read(dataset.records[1])
-    shard.unlink()
-    assert "shards/00000.tar: missing" in dataset.verify()
 
 
 def test_a_folder_that_is_no_dataset_is_said_to_be_none(tmp_path):
@@ -291,7 +281,7 @@ def test_the_card_has_no_blank_field(tiny_dataset):
 def test_an_empty_dataset_is_one(tmp_path):
     with DatasetWriter(tmp_path / "out", origin="real") as writer:
         pass
-    assert len(writer.dataset) == 0 and writer.dataset.records == [] and writer.dataset.verify() == []
+    assert len(writer.dataset) == 0 and writer.dataset.records == [] and verify(writer.dataset.path) == []
 
 
 def test_ten_thousand_rows_open_quickly(tmp_path):

@@ -18,8 +18,9 @@ from synthcxr.dicom.write import DicomSettings
 from synthcxr.errors import DatasetError, ImageError, RunError
 from synthcxr.generate import GenerateConfig, SamplerSettings
 from synthcxr.generate import run as generate
-from synthcxr.synthesis import export
-from synthcxr.synthesis.export import ExportConfig, run
+from synthcxr.images import read_image
+from synthcxr.synthesis.export import dicom
+from synthcxr.synthesis.export.run import ExportConfig, run
 
 SPLITS = ("train", "train", "validate", "test")
 HEART = "72 year old female. PA view. Cardiomegaly."
@@ -49,7 +50,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def config_of(dataset: Dataset, output: Path, **changed: object) -> ExportConfig:
-    return ExportConfig(dataset=dataset.path, to="dicom", output=output, **changed)
+    return ExportConfig(dataset=dataset.path, to="dicom", output=output, **{"unaudited": True, **changed})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -104,9 +105,9 @@ def test_cut_off_it_goes_on_and_ends_the_same(
             raise KeyboardInterrupt
         return write_dicom(path, *rest)
 
-    write_dicom = export.write_dicom
+    write_dicom = dicom.write_dicom
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(export, "write_dicom", cut_off)
+        patch.setattr(dicom, "write_dicom", cut_off)
         run(config_of(dataset, tmp_path / "cut"))
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.dcm")}
     assert len(kept) == 2 and not (tmp_path / "cut/metadata.jsonl").exists()
@@ -206,7 +207,7 @@ def test_the_command(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ("export", dataset.path, "--to", "dicom", "-o", "out", "--kind", "SC", "--bits", "12")
+    words = ("export", dataset.path, "--to", "dicom", "-o", "out", "--unaudited", "--kind", "SC", "--bits", "12")
     code, out, _ = ended(monkeypatch, capfd, *words, "--dry-run")
     assert code == 0 and "kind: SC" in out and not list(tmp_path.iterdir())
     assert ended(monkeypatch, capfd, *words, "--json")[:2] == (0, '{"images": 4}\n')
@@ -220,7 +221,11 @@ def test_the_command(
         (("export", "nowhere", "--to", "dicom", "-o", "new"), "nowhere isn't a dataset"),
         (("export", dataset.path, "--to", "dicm", "-o", "new"), "did you mean 'dicom'?"),
         (("export", dataset.path, "-o", "new"), "to is missing"),
-        (("export", dataset.path, "--to", "dicom", "-o", "new", "--bits", "10"), "dicom.bits = 10 must be 8 or 12"),
+        (
+            ("export", dataset.path, "--to", "dicom", "-o", "new", "--bits", "10"),
+            "dicom.bits = 10 must be 8 or 12",
+        ),
+        (("export", dataset.path, "--to", "dicom", "-o", "new"), "no passing privacy audit"),
         (("export", "a", "b", "--to", "dicom", "-o", "new"), "one DATASET at most"),
         (("generate", HEART, "-o", "new", "--format", "dcm"), "format = 'dcm' must be 'png' or 'dicom'"),
     ):
@@ -246,7 +251,7 @@ def test_generate_writes_dicom(tiny_model: Path, tmp_path: Path) -> None:
     png = generate(config("png", format="png"))
     for path, row, same in zip(paths, rows, png, strict=True):
         read = pydicom.dcmread(path)
-        np.testing.assert_array_equal(read.pixel_array, export.read_image(same))
+        np.testing.assert_array_equal(read.pixel_array, read_image(same))
         assert read.SyntheticData == "YES" and read.SOPInstanceUID == row["sop_instance_uid"]
         assert row["prompt"] in read.ImageComments and row["model"] in read.ImageComments
     read = pydicom.dcmread(paths[1])

@@ -24,6 +24,7 @@ from synthcxr.data.decode import limit_size
 from synthcxr.data.prepare import PrepareConfig, _split, run, split_of
 from synthcxr.data.sources import PublishedRow
 from synthcxr.data.sources.row import pseudonym
+from synthcxr.data.verify import verify
 from synthcxr.dicom.write import Provenance, write_dicom
 from synthcxr.errors import ConfigError, RunError, SourceError, UserError
 from synthcxr.images import write_png
@@ -52,7 +53,7 @@ def _config(tmp_path: Path, **changes) -> PrepareConfig:
 def test_what_is_prepared_is_what_was_there(tmp_path):
     _source(tmp_path / "in")
     dataset = run(_config(tmp_path))
-    assert dataset.verify() == [] and len(dataset) == 20
+    assert verify(dataset.path) == [] and len(dataset) == 20
     for index, record in enumerate(dataset.records):
         assert np.array_equal(dataset.read(record), drawn_chest(size=96, seed=index))
         assert (record.condition.age, record.native_width) == (20 + index, 96)
@@ -144,7 +145,7 @@ def test_bad_configs_are_one_line():
 def test_real_radiographs_prepare_and_read_back(cxr_open, tmp_path):
     run(PrepareConfig(source="hannover", root=cxr_open / "hannover", output=tmp_path / "out", max_size=128))
     dataset = Dataset.open(tmp_path / "out")
-    assert len(dataset) == 243 and dataset.verify() == []
+    assert len(dataset) == 243 and verify(dataset.path) == []
     assert {min(record.width, record.height) for record in dataset.records} == {128}
     assert dataset.info["counts"]["patients"] == 71
 
@@ -186,7 +187,7 @@ def test_killed_at_any_time_it_ends_with_the_same_bytes(tmp_path):
     for file in ("manifest.parquet", "shards/00003.tar"):
         assert (tmp_path / "killed" / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
     dataset = Dataset.open(tmp_path / "killed" / "out")
-    assert dataset.verify() == [] and len(dataset) == 59
+    assert verify(dataset.path) == [] and len(dataset) == 59
     beside = {"out.key", "out.names.jsonl", "out.quarantine.jsonl"}
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {"out", *beside}
     # How many rows a shard has is all that differs from the dataset that was prepared in this process.

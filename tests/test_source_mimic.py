@@ -12,6 +12,7 @@ from published import picture, table
 from synthcxr.conditions import Condition, FindingState
 from synthcxr.data.prepare import PrepareConfig, run
 from synthcxr.data.sources import PIXELS, Rejected, SourceRow, mimic_cxr_jpg
+from synthcxr.data.verify import verify
 from synthcxr.errors import SourceError
 
 METADATA = (
@@ -186,6 +187,6 @@ def test_prepared_as_a_dataset(root, tmp_path):
     report = root / "files" / "p10" / "p10000032" / "s50414267.txt"
     report.write_text(REPORT)
     dataset = run(PrepareConfig(source="mimic_cxr_jpg", root=root, output=tmp_path / "out" / "mimic"))
-    assert dataset.verify() == [] and len(dataset) == 4
+    assert verify(dataset.path) == [] and len(dataset) == 4
     told = json.dumps([record.model_dump(mode="json") for record in dataset.records])
     assert "___" not in told and "Dr." not in told

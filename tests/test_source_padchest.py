@@ -13,6 +13,7 @@ from synthcxr.conditions import Condition
 from synthcxr.data.prepare import PrepareConfig, run
 from synthcxr.data.sources import Rejected, SourceRow, padchest
 from synthcxr.data.sources.padchest import label_terms
+from synthcxr.data.verify import verify
 from synthcxr.errors import ConditionError
 
 HEADER = (
@@ -114,6 +115,6 @@ def test_nothing_else_is_taken_for_a_list(cell):
 def test_16_bit_pixels_stay_16_bit(tmp_path):
     _prepared(tmp_path / "in", {}, {"Labels": "['nodule']"})
     dataset = run(PrepareConfig(source="padchest", root=tmp_path / "in", output=tmp_path / "out"))
-    assert dataset.verify() == [] and {record.bits for record in dataset.records} == {16}
+    assert verify(dataset.path) == [] and {record.bits for record in dataset.records} == {16}
     pixels = dataset.read(dataset.records[0])
     assert np.array_equal(pixels, drawn_chest(seed=len(NAME.format(0))).astype(np.uint16) * 257)

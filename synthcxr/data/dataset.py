@@ -4,11 +4,14 @@ manifest.parquet    one row an image (record.SCHEMA)
 shards/NNNNN.tar    WebDataset: <id>.png and <id>.json; the manifest's offset gives random access
 dataset.json        schema version, preprocessing, counts, hashes
 README.md           dataset card
-(others)            what a command attached: their hashes stand in dataset.json
+croissant.json      the same for machines
+(others)            what a command attached
+SHA256SUMS          of all of these: see verify.py
 """
 
 import hashlib
 import logging
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -21,9 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthcxr.data.manifest import SCHEMA_VERSION, card, check_manifest, counts_of, in_schema, read_info
+from synthcxr.data.card import card
+from synthcxr.data.croissant import CROISSANT, DATASET_IMAGES, DATASET_TABLE, croissant
+from synthcxr.data.manifest import SCHEMA_VERSION, check_manifest, counts_of, in_schema, read_info
 from synthcxr.data.record import SCHEMA, SPLITS, Origin, Record, records_of
 from synthcxr.data.shard import EncodedImage, Part, Said, ShardWriter, read_part
+from synthcxr.data.sums import write_sums
 from synthcxr.errors import DatasetError, RunError, UserError, did_you_mean, shown
 from synthcxr.images import read_image
 from synthcxr.runs import (
@@ -56,7 +62,7 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path) -> "Dataset":
-        """Open a folder, checking its form and that no patient is in two splits. Images aren't read: see `verify`.
+        """Open a folder, checking its form and that no patient is in two splits. Images aren't read: see verify.py.
 
         Raises:
             DatasetError: no dataset, one of another schema version, or one that contradicts itself.
@@ -122,34 +128,6 @@ class Dataset:
             raise DatasetError(f"{shown(shard)} ends before image {record.id}; restore it or prepare again")
         return data
 
-    def verify(self) -> list[str]:
-        """Read everything and compare it with its hashes. One line a problem; an empty list for a whole dataset."""
-        problems = []
-        if self.hash != self.info["manifest_sha256"]:
-            problems.append("manifest.parquet: sha256 differs from dataset.json")
-        shards: dict[str, str] = self.info["shards"]
-        for name in sorted(set(self.table.column("shard").to_pylist()) | set(shards)):
-            path = self.path / "shards" / name
-            if not path.is_file():
-                problems.append(f"shards/{name}: missing")
-            elif name not in shards:
-                problems.append(f"shards/{name}: not listed in dataset.json")
-            elif sha256_file(path) != shards[name]:
-                problems.append(f"shards/{name}: sha256 differs from dataset.json")
-        for name, digest in self.info.get("attached", {}).items():
-            path = self.path / Path(name).name
-            if not path.is_file() or sha256_file(path) != digest:
-                problems.append(f"{name}: missing, or sha256 differs from dataset.json")
-        for record in self.records:
-            try:
-                data = self.read_bytes(record)
-            except DatasetError as error:
-                problems.append(f"{record.id}: {error}")
-                continue
-            if hashlib.sha256(data).hexdigest() != record.sha256:
-                problems.append(f"{record.id}: sha256 of the image differs from the manifest")
-        return problems
-
 
 def already_made(output: Path, command: str, resolved: Mapping[str, Any], identity: str, other: str) -> Dataset | None:
     """The dataset at `output` where this very command made it; None where there's nothing yet.
@@ -174,6 +152,27 @@ def already_made(output: Path, command: str, resolved: Mapping[str, Any], identi
     changed = [key for key, now in resolved.items() if before.get(key) != now]
     what = f"{changed[0]} {before.get(changed[0])}, now {resolved[changed[0]]}" if changed else other
     raise RunError(f"{shown(output)} holds a dataset made with another config ({what}); give another output")
+
+
+def discard(output: Path, command: str) -> None:
+    """Remove the dataset that `command` made at `output`, and what an interrupted writer left beside it.
+
+    Raises:
+        RunError: the output holds something else.
+    """
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / "dataset.json").is_file() or command not in read_info(output):
+            raise RunError(f"{shown(output)} holds what {command} didn't make; give another output")
+        remove(output)
+    tidy(output)
+
+
+def tidy(output: Path) -> None:
+    """Remove what an interrupted writer left beside `output`."""
+    left = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{16}-" + re.escape(output.name) + r"(\.parts)?")
+    for path in list(output.parent.iterdir()) if output.parent.is_dir() else ():
+        if left.fullmatch(path.name):
+            remove(path)
 
 
 class DatasetWriter:
@@ -318,3 +317,6 @@ class DatasetWriter:
         }
         write_json(self._folder / "dataset.json", info)
         write_text(self._folder / "README.md", card(self.path.name, info, table))
+        told = croissant(self.path.name, info, table, DATASET_TABLE, DATASET_IMAGES, SCHEMA)
+        write_json(self._folder / CROISSANT, told)
+        write_sums(self._folder, {f"shards/{name}": digest for name, digest in shards.items()} | self._attached)

@@ -1,4 +1,4 @@
-"""What a DATASET folder says of itself: the checks of its manifest, its counts, its card."""
+"""What a DATASET folder says of itself: the checks of its manifest, its counts."""
 
 import json
 import re
@@ -82,26 +82,3 @@ def counts_of(table: pa.Table) -> dict[str, Any]:
         "patients": len(pairs),
         "splits": {name: {"images": split_counts[name], "patients": patients[name]} for name in SPLITS},
     }
-
-
-def card(name: str, info: dict[str, Any], table: pa.Table) -> str:
-    """The dataset card; says "none" or "unknown" rather than nothing."""
-    counts = info["counts"]
-    licences = {tuple(pair.values()) for pair in table.select(["source", "licence"]).to_pylist()}
-    sizes = pc.min_max(table.column("width")).as_py()
-    synthetic = "The images are synthetic: no patient looks like this." if info["origin"] == "synthetic" else ""
-    lines = [
-        f"# {name}", "",
-        f"{counts['images']} chest radiographs ({info['origin']}), {counts['patients']} patients. {synthetic}".strip(),
-        "", "| source | licence |", "|---|---|",
-        *(f"| {source} | {licence} |" for source, licence in sorted(licences)),
-        "", "| split (by patient) | images | patients |", "|---|---|---|",
-        *(f"| {split} | {n['images']} | {n['patients']} |" for split, n in counts["splits"].items()),
-        "", f"- width: {sizes['min']} to {sizes['max']} pixels" if counts["images"] else "- width: no image",
-        f"- bits a pixel: {', '.join(map(str, sorted(set(table.column('bits').to_pylist())))) or 'no image'}",
-        *(f"- {key}: {value if value is not None else 'none'}" for key, value in info["preprocessing"].items()),
-        *(["- weights: column `weight`; how it came about stands in `curation.md`"] if "curate" in info else []),
-        "", "Columns and layout: `manifest.parquet` has one row an image; `shards/` is WebDataset.",
-        "Not for diagnosis. Don't try to identify anyone.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)

@@ -62,6 +62,10 @@ class Record(Config):
         stated = {finding for finding, state in self.condition.findings.items() if state.state == "present"}
         return stated - {Finding.NO_FINDING}
 
+    def sidecar(self) -> str:
+        """JSON that lies beside the image in the shard: all but where that is."""
+        return self.model_dump_json(exclude={"shard", "offset", "size"}, exclude_none=True)
+
     def to_row(self) -> dict[str, Any]:
         """The flat row of the manifest (see SCHEMA); the findings are one column of compact JSON."""
         row = {name: getattr(self, name) for name in type(self).model_fields if name != "condition"}

@@ -23,6 +23,7 @@ from synthcxr.images import encode_png
 from synthcxr.runs import atomic_path, sha256_file, write_json
 
 BLOCK = 512
+MAX_SIDECAR = 1 << 24  # bytes; a damaged header may claim any size
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,10 @@ class ShardWriter:
         return self._put(record.model_copy(update={**place, "weight": weight}), data)
 
     def _put(self, record: Record, data: bytes) -> Record:
-        sidecar = record.model_dump_json(exclude={"shard", "offset", "size"}, exclude_none=True)
-        self._append(f"{record.id}.png", data)
-        self._append(f"{record.id}.json", sidecar.encode())
+        append(self._tar, f"{record.id}.png", data)
+        append(self._tar, f"{record.id}.json", record.sidecar().encode())
         self._rows.append(record.to_row())
         return record
-
-    def _append(self, name: str, data: bytes) -> None:
-        member = tarfile.TarInfo(name)  # mtime, uid and gid are 0: the same bytes on any day and machine
-        member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
 
     def _finish(self) -> None:
         """The part is written after the tar, its JSON last: where that is, all is."""
@@ -167,6 +162,31 @@ class ShardWriter:
             pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
         digest = sha256_file(self._path) if self._rows else None
         write_json(self._parts / f"{self.name}.json", {"key": self.key, "sha256": digest, "notes": self._notes})
+
+
+def append(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file to a tar: the same bytes on any day and machine."""
+    member = tarfile.TarInfo(name)  # mtime, uid and gid are 0
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def read_sidecar(shards: Path, record: Record) -> bytes:
+    """The JSON that lies behind an image in its shard.
+
+    Raises:
+        DatasetError: the shard has something else there.
+    """
+    name = f"{record.id}.json"
+    with open(shards / record.shard, "rb") as file:
+        file.seek(record.offset + -(-record.size // BLOCK) * BLOCK)  # a tar fills up its last block
+        try:
+            member = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "replace")
+        except tarfile.HeaderError as error:
+            raise DatasetError(f"no {name} behind the image in {record.shard} ({error})") from None
+        if member.name != name or member.size > MAX_SIDECAR:
+            raise DatasetError(f"{member.name} is behind the image in {record.shard}, must be {name}")
+        return file.read(member.size)
 
 
 def read_part(parts: Path, number: int, key: str = "") -> Part | None:

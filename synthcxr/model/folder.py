@@ -24,6 +24,7 @@ from synthcxr.runs import atomic_path, hash_files
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
 CLASSIFIER = "classifier"  # the folder of model.classifier's
+SCREEN = "screen"  # the folder of synthesis.screen's
 SHARD_SIZE = "15MB"
 ORIGIN = ("_name_or_path", "is_local", "local_files_only")  # keys of configurations
 # What diffusers and transformers raise for missing, cut, or mismatched files.
@@ -141,9 +142,12 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 
 
 def hash_of(folder: Path) -> str:
-    """sha256 over weights and configurations: what decides the pictures. Card and classifier aren't part of it."""
+    """sha256 over weights and configurations: what decides the pictures.
+
+    Card, classifier and screen aren't part of it: they judge what was drawn, and may be added later.
+    """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
-    return hash_files(path for path in files if path.relative_to(folder).parts[0] != CLASSIFIER)
+    return hash_files(path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, SCREEN))
 
 
 def resolve(source: str | Path) -> Path:

@@ -1,7 +1,6 @@
 """Training in stages: an autoencoder, then a denoiser with its text encoder, through one loop.
 
 config.py       what a run needs
-corpus.py       DATASETs as one array of pixels, and which images count
 batches.py      which samples a step sees, and the prompts it reads
 autoencoder.py  stage 1
 denoiser.py     stage 2, over cached latents

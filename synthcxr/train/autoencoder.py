@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
+from synthcxr.data.corpus import Corpus
 from synthcxr.images import contact_sheet, from_float, to_float
 from synthcxr.model.autoencoder import ChestAutoencoder, block_pca, pca_reconstruction, psnr, start_from_pca
 from synthcxr.model.embedded import build_autoencoder
 from synthcxr.runs import derive_seed
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus
 
 PCA_IMAGES = 1000
 SCALE_IMAGES = 256

@@ -5,13 +5,13 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import ResNetForImageClassification
 
+from synthcxr.data.corpus import Corpus
 from synthcxr.model.classifier import AGE_SCALE, build_classifier, shrunk, targets
 from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus
 
 
 class ClassifierStage:

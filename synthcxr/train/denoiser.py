@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
 from synthcxr.conditions import Condition, FindingState, canonical_words, to_prompt
+from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_timesteps, v_target
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.images import contact_sheet
@@ -23,7 +24,6 @@ from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus
 
 GAUSSIAN_IMAGES = 4000
 SHEET_CONDITIONS = (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from synthcxr.data.corpus import Corpus, load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.autoencoder import ChestAutoencoder
@@ -20,7 +21,6 @@ from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.corpus import Corpus, load_corpus
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 

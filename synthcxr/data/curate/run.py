@@ -86,7 +86,9 @@ def _preprocessing(datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def _history(dataset: Dataset) -> dict[str, Any]:
-    return {key: dataset.info[key] for key in ("prepare", "curate", "inputs") if key in dataset.info}
+    return {
+        key: dataset.info[key] for key in ("prepare", "synthesize", "audit", "curate", "inputs") if key in dataset.info
+    }
 
 
 def _resolved(config: CurateConfig) -> dict[str, Any]:

@@ -60,8 +60,10 @@ def _splits(root: Path) -> dict[str, SplitHint]:
 
 
 def _age(cell: str) -> int | None:
-    """Years. The first release of the table writes 058Y, and has a few ages up to 414: those are unknown."""
+    """Years. The first release of the table writes 058Y, and ages up to 414; those and blanks are unknown."""
     digits = cell.strip().rstrip("Y")
+    if not digits:
+        return None
     if not digits.isdecimal():
         raise ConditionError(f"age = {cell!r} must be a whole number of years")
     return int(digits) if int(digits) <= MAX_AGE else None

@@ -1,4 +1,4 @@
-"""DATASETs as one array of pixels at one resolution: what all stages read from."""
+"""DATASETs as one array of pixels at one resolution: what training and the calibration of screens read from."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

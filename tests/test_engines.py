@@ -1,0 +1,129 @@
+"""Engines: the same bytes from one process, from several, and from a Ray cluster that loses a node."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_synthesize import config_for, contents
+
+from synthcxr.config import dump_config
+from synthcxr.data.dataset import Dataset
+from synthcxr.errors import RunError
+from synthcxr.synthesis.engines.local import default_workers, devices_of
+from synthcxr.synthesis.run import run
+from synthcxr.synthesis.screen import Screen, ScreenConfig
+
+PATIENCE = 300
+
+
+def suicidal(config: ScreenConfig, model: str | None) -> Screen:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    """Processes below one, at any depth."""
+    own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return own + [further for child in own for further in children(child)]
+
+
+def test_devices_and_workers_of_this_machine(tiny_model: Path, tmp_path: Path) -> None:
+    config = config_for(tiny_model, tmp_path, engine={"devices": ["cuda:0", "cuda:3"]})
+    assert devices_of(config) == ("cuda:0", "cuda:3") and default_workers(config, devices_of(config)) == 2
+    usable = len(os.sched_getaffinity(0))
+    assert default_workers(config_for(tiny_model, tmp_path), ("cpu",)) == usable
+    assert default_workers(config_for(tiny_model, tmp_path, threads=2 * usable), ("cpu",)) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_bytes_of_one_and_end_with_a_killed_parent(tiny_model: Path, tmp_path: Path) -> None:
+    one = run(config_for(tiny_model, tmp_path / "one" / "out", rows=60, shard_rows=2))
+    config = config_for(tiny_model, tmp_path / "two" / "out", rows=60, shard_rows=2, engine={"workers": 2})
+    (tmp_path / "job.yaml").write_text(dump_config(config))
+    command = [sys.executable, "-m", "synthcxr.cli", "synthesize", str(tmp_path / "job.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    parts = tmp_path / "two"
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    until(lambda: list(parts.glob(".tmp-*.parts/*.json")) or killed.poll() is not None)
+    workers = children(killed.pid)
+    killed.kill()
+    killed.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert len(workers) >= 2 and not (parts / "out").exists()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert said.startswith(f"{tmp_path}/two/out: 60 of 60 rows (60 drawn, ")
+    assert not any(f"{number} images made now" in said for number in (0, 60))
+    assert contents(tmp_path / "two" / "out") == contents(one.dataset.path)
+
+
+def test_the_death_of_a_worker_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    config = config_for(tiny_model, tmp_path / "out", screen=ScreenConfig(), engine={"workers": 2})
+    with pytest.raises(RunError, match="a worker died .SIGKILL.*the same command goes on"):
+        run(config, opener=suicidal)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_makes_the_bytes_of_one_process(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")  # a busy machine is no failure
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
+    from ray.cluster_utils import Cluster
+
+    fields = {"rows": 240, "shard_rows": 2, "batch_size": 2}
+    one = run(config_for(tiny_model, tmp_path / "one" / "out", **fields))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    log = tmp_path / "ray" / "out.run" / "log.jsonl"
+
+    def both_have_worked() -> bool:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return len({line.partition('"worker": ')[2] for line in lines if '"shard"' in line}) == 2
+
+    def lose() -> None:
+        until(both_have_worked)
+        cluster.remove_node(second, allow_graceful=False)
+
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    try:
+        engine = {"kind": "ray", "address": cluster.address, "workers": 2}
+        done = run(config_for(tiny_model, tmp_path / "ray" / "out", engine=engine, **fields))
+        thread.join()
+    finally:
+        cluster.shutdown()
+    assert done.made == 240 and len(Dataset.open(tmp_path / "ray" / "out")) == 240
+    assert "a worker died; its shard goes to another" in caplog.text
+    assert contents(tmp_path / "ray" / "out") == contents(one.dataset.path)
+
+
+def test_a_slurm_array_draws_ranges_and_then_the_whole(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "synthesize_slurm.sh"
+    for name in ("synthcxr", "sbatch"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n')
+        (tmp_path / name).chmod(0o755)
+    array = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_JOB_ID": "77"}
+    for task in ("1", "2"):
+        subprocess.run([script, "a.yaml", "seed=3"], check=True, env={**array, "SLURM_ARRAY_TASK_ID": task})
+    first, second, whole = (tmp_path / "calls").read_text().splitlines()
+    assert first == "synthcxr synthesize a.yaml seed=3 part=1/2" and second.endswith("part=2/2")
+    assert whole.startswith("sbatch --dependency=afterany:77,singleton ")
+    assert whole.endswith("--wrap=synthcxr synthesize a.yaml seed=3 ")
+    assert subprocess.run([script], env=array, capture_output=True).returncode != 0
