@@ -111,7 +111,7 @@ class _Crew:
             ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=PATIENCE_SECONDS)
             if not ready:
                 if not any(job for _, job in self._tasks.values()):
-                    log.warning("the cluster has no room for a worker yet; waiting")
+                    log.warning("no worker is ready yet: they load, or the cluster has no room; waiting")
                 continue
             actor, job = self._tasks.pop(ready[0])
             try:
