@@ -223,8 +223,8 @@ def synthesize(
     elif done.result is None:
         print(f"{config.output}: part {config.part}, {done.made} images made; without part= they become a dataset")
     else:
-        kept = f"{done.result.images} of {done.result.planned} rows ({done.result.drawn} drawn, {done.made} images made now)"
-        print(f"{config.output}: {kept}")
+        made = f"({done.result.drawn} drawn, {done.made} images made now)"
+        print(f"{config.output}: {done.result.images} of {done.result.planned} rows {made}")
 
 
 @app.command()

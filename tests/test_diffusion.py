@@ -2,6 +2,7 @@ import torch
 
 from synthcxr.diffusion import alpha_sigma, image_noise, min_snr_weight, noised, stratified_timesteps, v_target
 from synthcxr.model.denoiser import build_scheduler
+from synthcxr.runs import derive_seed
 
 ALPHAS = build_scheduler().alphas_cumprod
 
@@ -46,3 +47,14 @@ def test_noise_of_an_image_depends_on_its_seed_alone():
     alone, batch = image_noise([7], (4, 8, 8)), image_noise([3, 7, 7], (4, 8, 8))
     assert torch.equal(alone[0], batch[1]) and torch.equal(batch[1], batch[2])
     assert not torch.equal(batch[0], batch[1])
+
+
+def test_seeds_that_are_alike_in_32_bits_have_noise_of_their_own():
+    seen: dict[int, int] = {}
+    for seed in range(1_000_000):
+        other = seen.setdefault(derive_seed(seed, "initial noise") & 0xFFFFFFFF, seed)
+        if other != seed:
+            break
+    assert other != seed
+    first, second = image_noise([other, seed], (4, 8, 8))
+    assert (first - second).abs().max() > 1
