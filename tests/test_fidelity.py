@@ -16,6 +16,7 @@ from synthcxr.evaluation.fidelity import (
     frechet_distance,
     gaussian_mmd,
     kernel_distance,
+    leading_frechet_distance,
     precision_recall_density_coverage,
 )
 from synthcxr.evaluation.scores import auc, auc_interval
@@ -65,6 +66,16 @@ def test_frechet_distance_is_that_of_the_matrix_square_root():
     a, b = with_moments(40, np.zeros(12), cov_a, 5), with_moments(40, np.ones(12), cov_b, 6)
     expected = 12 + np.trace(cov_a + cov_b - 2 * linalg.sqrtm(cov_a @ cov_b).real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9) == frechet_distance(b, a)
+
+
+def test_leading_frechet_distance_is_that_of_the_directions_that_vary_most():
+    scales = np.concatenate([np.full(4, 5.0), np.full(200, 0.01)])
+    a, b = (np.random.default_rng(seed).standard_normal((60, 204)) * scales + 3 * seed for seed in (0, 1))
+    assert leading_frechet_distance(a, b, 4) == pytest.approx(frechet_distance(a[:, :4], b[:, :4]), rel=1e-3)
+    x = drawn(40, d=6)
+    assert leading_frechet_distance(x, x + 1) == pytest.approx(frechet_distance(x, x + 1))
+    with pytest.raises(ValueError, match="5 more are needed"):
+        leading_frechet_distance(a, b)
 
 
 def test_frechet_distance_stands_dead_features():
