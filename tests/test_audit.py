@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from typer.testing import CliRunner
 
+from synthcxr.cli import app
 from synthcxr.conditions import Condition
+from synthcxr.config import dump_config
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.errors import DatasetError
 from synthcxr.evaluation.audit_result import AuditResult
@@ -100,6 +103,9 @@ def test_copies_are_found_named_and_shown(folder, tmp_path):
     assert np.mean(right) >= 0.9 and sum("-s" in name for name in named) <= 8
     text = (tmp_path / "out" / REPORT).read_text()
     assert "not passed" in text and "data:image/jpeg" in text
+    (tmp_path / "config.yaml").write_text(dump_config(config(folder, tmp_path / "out")))
+    said = CliRunner().invoke(app, ["audit", str(tmp_path / "config.yaml")])
+    assert said.exit_code == 1 and "failed: the excess copy rate" in said.stdout and "not passed" in said.stdout
 
 
 def test_the_result_is_bound_to_the_weights_and_the_hash_stays(folder, tmp_path, tiny_model):

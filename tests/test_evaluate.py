@@ -9,8 +9,11 @@ import pytest
 import torch
 from conftest import drawn_chest
 from PIL import Image, ImageFilter
+from typer.testing import CliRunner
 
+from synthcxr.cli import app
 from synthcxr.conditions import Condition
+from synthcxr.config import dump_config
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.errors import DatasetError, ModelError, RunError
 from synthcxr.evaluation import features
@@ -117,6 +120,15 @@ def test_the_same_command_again_reads_what_is_there(result, config, monkeypatch)
     assert run(config) == result
     saved = json.loads((config.output / "result.json").read_text())
     assert Result.model_validate(saved) == result and saved["environment"]["packages"]["scipy"]
+
+
+def test_the_command_says_it_in_lines_and_in_json(result, config, tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    said = CliRunner().invoke(app, ["evaluate", str(tmp_path / "config.yaml")])
+    assert said.exit_code == 0 and "alike: kernel " in said.stdout and "real against real" in said.stdout
+    assert said.stdout.splitlines()[-1] == f"report: {config.output / REPORT}"
+    said = CliRunner().invoke(app, ["evaluate", str(tmp_path / "config.yaml"), "--json"])
+    assert Result.model_validate_json(said.stdout) == result
 
 
 def test_a_dataset_that_changed_is_refused(config, result, folder, tmp_path):

@@ -132,6 +132,8 @@ def test_kernel_metrics_agree_with_scikit_learn():
     cubic = unbiased(lambda x, y: pairwise.polynomial_kernel(x, y, degree=3, coef0=1), a[:90], b)
     assert gaussian_mmd(a, b, bandwidth=3.0) == pytest.approx(CMMD_SCALE * gauss, rel=1e-9)
     assert kernel_distance(a[:90], b, subsets=3) == pytest.approx(cubic, rel=1e-9)
+    whole = unbiased(lambda x, y: pairwise.polynomial_kernel(x, y, degree=3, coef0=1), a, b)
+    assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-9)  # no more rows than a subset: whole, once
 
 
 def test_manifold_agrees_with_brute_force():

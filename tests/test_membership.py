@@ -29,6 +29,7 @@ class Knowing(torch.nn.Module):
     def __init__(self, denoiser: Denoiser, clean: torch.Tensor, kind: str):
         super().__init__()
         self.denoiser, self.clean, self.kind = denoiser, clean, kind
+        self.device, self.dtype = clean.device, clean.dtype
 
     def forward(self, x: torch.Tensor, t: int, **conditions) -> SimpleNamespace:
         alpha, sigma = (float(part.sqrt()) for part in (self.denoiser.alphas[t], 1 - self.denoiser.alphas[t]))

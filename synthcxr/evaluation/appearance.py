@@ -8,12 +8,12 @@ from synthcxr.evaluation.fidelity import Features, Metric
 from synthcxr.evaluation.scores import eval_module
 from synthcxr.images import to_float
 
-RINGS, LEVELS = 24, 64  # of spatial frequency, up to Nyquist; of gray, from black to white
-LOWEST = 2  # cycles a picture: where the first ring begins
+RINGS, LEVELS = 16, 64  # of spatial frequency, up to Nyquist; of gray, from black to white
+LOWEST = 4  # cycles a picture: where the first ring begins; below, a small picture would leave rings empty
 
 
 def appearance_features(images: Iterable[np.ndarray]) -> np.ndarray:
-    """Square uint8 or uint16 images, all of one size -> float32 (n, 1 + RINGS + LEVELS).
+    """Square uint8 or uint16 images, all of one size, 32 pixels or more -> float32 (n, 1 + RINGS + LEVELS).
 
     Sharpness: log2 of the mean squared Laplacian (of grays from 0 to 1). Spectrum: decibels of the mean power in rings
     of frequency, evenly spaced in its logarithm, under a Hann window, without which the edges of a picture would be its
@@ -31,8 +31,7 @@ def _features(unit: np.ndarray) -> np.ndarray:
     inside = ring >= 0
     sums = np.bincount(ring[inside], power[inside], minlength=RINGS)
     counts = np.bincount(ring[inside], minlength=RINGS)
-    # A ring between two frequencies of a small picture is empty in every one of them alike.
-    spectrum = 10 * np.log10(sums / np.maximum(counts, 1) + 1e-10)
+    spectrum = 10 * np.log10(sums / counts + 1e-10)
     grays = np.bincount((unit * LEVELS).astype(int).clip(0, LEVELS - 1).ravel(), minlength=LEVELS) / unit.size
     return np.concatenate([[np.log2(np.square(laplacian).mean() + 1e-10)], spectrum, grays])
 
@@ -44,9 +43,9 @@ def ring_of(size: int) -> np.ndarray:
     return np.where((radius >= LOWEST) & (radius < size / 2), ring, -1).astype(int)
 
 
-def frequencies() -> np.ndarray:
-    """(RINGS,) the middle of each ring, as a share of the Nyquist frequency of a picture of 256 pixels."""
-    return (LOWEST / 128) ** (1 - (np.arange(RINGS) + 0.5) / RINGS)
+def frequencies(size: int) -> np.ndarray:
+    """(RINGS,) the middle of each ring, as a share of the Nyquist frequency of a picture of `size` pixels a side."""
+    return (2 * LOWEST / size) ** (1 - (np.arange(RINGS) + 0.5) / RINGS)
 
 
 def spectra(rows: np.ndarray) -> np.ndarray:

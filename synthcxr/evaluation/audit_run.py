@@ -24,7 +24,7 @@ from synthcxr.evaluation.scores import Score
 from synthcxr.evaluation.views import KINDS, View, copies_of, feature_set, prepare, views
 from synthcxr.generate import Generator, Request
 from synthcxr.model.audit import AuditRecord
-from synthcxr.model.folder import EMBEDDED, Model, bind_audit, load_model
+from synthcxr.model.folder import Model, bind_audit, load_model
 from synthcxr.runs import Run, derive_seed, environment, write_text
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,12 @@ class Audited:
         self.config, self.views = config, views(model)
         folders = (config.train, config.held_out, config.synthetic)
         self.datasets = [Dataset.open(folder) for folder in folders]
+        # Of the training images none is left out: a copy of it would be missed.
+        most = (len(self.datasets[0]), config.images, config.images)
         splits = (config.train_split, config.held_out_split, None)
         self.records = [
-            chosen(dataset, split, config.images, config.seed)
-            for dataset, split in zip(self.datasets, splits, strict=True)
+            chosen(dataset, split, count, config.seed)
+            for dataset, split, count in zip(self.datasets, splits, most, strict=True)
         ]
         self._check(model)
         self.train_patients, self.held_out_patients = (
@@ -120,7 +122,7 @@ def run(config: AuditConfig, fresh: bool = False) -> AuditResult:
         ModelError: no such model, or one that the result can't be written into.
         RunError: the output holds another run, or one of other datasets or weights.
     """
-    model = load_model(config.model) if config.model else None
+    model = load_model(None if config.model == "embedded" else config.model) if config.model else None
     audited = Audited(config, model)
     folder = Run.open(config.output, config, "audit", fresh)
     inputs = audited.inputs()
@@ -207,9 +209,8 @@ def _pictures(audited: Audited, suspects: Sequence[Suspected]) -> list[Pictured]
 
 def _bind(config: AuditConfig, result: AuditResult, members: Sequence[Score]) -> None:
     path = Path(config.model)
-    if not path.is_dir() or path.resolve() == EMBEDDED:
-        log.warning("the result isn't written into %s: it's no folder of yours", config.model)
-        return
+    if not path.is_dir():
+        return log.warning("the result isn't written into the model: %s is no folder", config.model)
     excess, hashes = result.excess, {given.role: given.manifest_sha256 for given in result.inputs}
     record = AuditRecord(
         weights=result.model, **hashes, alpha=result.alpha, excess=excess.value, excess_low=excess.low,

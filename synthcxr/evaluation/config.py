@@ -50,14 +50,18 @@ class AuditConfig(Config):
     synthetic: Path = Field(description="DATASET that the model made")
     output: Path
     model: str | None = Field(
-        None, description="MODEL folder or hub id: adds its autoencoder's view, membership tests and the worst case"
+        None,
+        description="MODEL folder, hub id or embedded: adds its autoencoder's view, membership tests and the worst "
+        "case; none: the pictures alone",
     )
     train_split: Split | None = Field("train", description="none: all images")
     held_out_split: Split | None = Field("test", description="none: all images")
     bind: bool = Field(
-        True, description="write the result into the model's synthcxr.json and card, where it's a folder"
+        True, description="write the result into the model's synthcxr.json and card, where it is a folder"
     )
-    images: int = Field(10_000, ge=100, description="of each dataset, at most, drawn at random")
+    images: int = Field(
+        10_000, ge=100, description="held-out and synthetic ones, at most, drawn at random; training images all count"
+    )
     planted: int = Field(200, ge=20, description="training images that are altered in each way, as a positive control")
     settings: AuditSettings = AuditSettings()
     membership_images: int = Field(200, ge=0, description="of trained-on and held-out patients each; 0: no such test")

@@ -5,13 +5,13 @@ Underdiagnosis is the share of ill people whom a classifier calls healthy: the f
 only where its interval leaves out 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from synthcxr.evaluation.resampling import REPLICATES, bootstrap_score, cluster_weights, weighted_auc
-from synthcxr.evaluation.scores import Score
+from synthcxr.evaluation.scores import Direction, Score
 
 LEAST = 20  # images that a group's rate needs
 PRIOR = 0.5  # Jeffreys: a half of a hit and a half of a miss, so that a rate of 0 of 20 isn't 0
@@ -60,9 +60,8 @@ def underdiagnosis(
     Raises:
         ValueError: fewer than two groups have LEAST ill images.
     """
-    counted = [(called_healthy[ill].astype(np.float64), groups[ill], patients[ill])]
-    values, names, units = counted[0]
-    cells, left_out = _cells(names, np.ones(len(names), dtype=bool))
+    values, names, units = called_healthy[ill].astype(np.float64), groups[ill], patients[ill]
+    cells, left_out = _cells(names, [np.ones(len(names), dtype=bool)])
 
     def rates(weights: np.ndarray) -> np.ndarray:
         return np.column_stack(
@@ -84,8 +83,7 @@ def subgroup_auc(
     Args:
         told: (n,) the classifier's score; there: (n,) bool; groups, patients: see `underdiagnosis`.
     """
-    cells, left_out = _cells(groups, there)
-    cells = {name: cell for name, cell in cells.items() if min(there[cell].sum(), (~there[cell]).sum()) >= LEAST}
+    cells, left_out = _cells(groups, [there, ~there])
 
     def areas(weights: np.ndarray) -> np.ndarray:
         return np.column_stack([weighted_auc(told[cell], there[cell], weights[:, cell]) for cell in cells.values()])
@@ -93,12 +91,12 @@ def subgroup_auc(
     return _by_group("AUROC", areas, cells, left_out, patients, "higher", seed, replicates)
 
 
-def _cells(groups: np.ndarray, there: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Rows of each group with LEAST of what a group needs, of both kinds where there are two; and the other groups."""
+def _cells(groups: np.ndarray, kinds: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Rows of each group that has LEAST of each kind of image; and the other groups, with how many of the rarest."""
     cells, left_out = {}, {}
     for name in np.unique(groups):
         rows = np.flatnonzero(groups == name)
-        least = there[rows].sum() if there.all() else min(there[rows].sum(), (~there[rows]).sum())
+        least = min(kind[rows].sum() for kind in kinds)
         if least >= LEAST:
             cells[str(name)] = rows
         else:
@@ -106,7 +104,11 @@ def _cells(groups: np.ndarray, there: np.ndarray) -> tuple[dict[str, np.ndarray]
     return cells, left_out
 
 
-def _by_group(what, measure, cells, left_out, units, direction, seed, replicates) -> Fairness:
+def _by_group(
+    what: str, measure: Callable[[np.ndarray], np.ndarray], cells: Mapping[str, np.ndarray],
+    left_out: Mapping[str, int], units: np.ndarray, direction: Direction, seed: int, replicates: int,
+) -> Fairness:  # fmt: skip
+    """Scores of every cell, by `measure`: weights (replicates, n) to values (replicates, cells)."""
     if len(cells) < 2:
         raise ValueError(f"{what} of {len(cells)} groups with {LEAST} images; a gap needs two")
     weights = cluster_weights(units, replicates, seed)
@@ -130,11 +132,11 @@ def _gap_interval(values: np.ndarray, draws: np.ndarray) -> tuple[float, float]:
     """95% interval of largest less smallest: from simultaneous intervals of all differences between two groups.
 
     The bootstrap of a range would lie above 0 always. Here the widest studentised error of any difference bounds them
-    all at once (max-t: Westfall and Young 1993; Romano and Wolf 2005), so that of equal groups the lower end exceeds 0
-    at most 5 times of 100, however many there are.
+    all at once (max-t: Westfall and Young 1993; Romano and Wolf 2005). Each end errs at most 2.5 times of 100, however
+    many groups there are; of equal groups the lower end exceeds 0 no more often.
     """
     one, other = np.triu_indices(len(values), 1)
     apart, drawn = values[one] - values[other], draws[:, one] - draws[:, other]
     deviation = np.maximum(drawn.std(axis=0, ddof=1), 1e-12)
-    reach = np.quantile((np.abs(drawn - drawn.mean(axis=0)) / deviation).max(axis=1), 0.95) * deviation
+    reach = np.quantile((np.abs(drawn - drawn.mean(axis=0)) / deviation).max(axis=1), 0.975) * deviation
     return float(max(0.0, (np.abs(apart) - reach).max())), float((np.abs(apart) + reach).max())

@@ -4,7 +4,7 @@ They need no synthetic image. Both ask how well the model denoises an image that
 one along the deterministic path, on which no chance blurs the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,5 +130,5 @@ def membership(model: Model, members: Sequence[Known], others: Sequence[Known], 
     return scores
 
 
-def _in_batches(of, known: Sequence[Known]) -> np.ndarray:
+def _in_batches(of: Callable[[Sequence[Known]], np.ndarray], known: Sequence[Known]) -> np.ndarray:
     return np.concatenate([of(known[start : start + BATCH]) for start in range(0, len(known), BATCH)])

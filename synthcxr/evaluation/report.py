@@ -47,12 +47,12 @@ def html(result: Result, sheets: Mapping[str, Sequence[Sheet]], spectra: Mapping
 
     Args:
         sheets: contact sheets by the name of the synthetic dataset.
-        spectra: mean spectra in decibels by name, the real one first; see `appearance.frequencies`.
+        spectra: mean spectra in decibels by name, the real one first.
     """
     names = ", ".join(judged.dataset.name for judged in result.judged)
     parts = [
         f"<h1>Evaluation of {escape(names)}</h1>", _inputs(result), "<h2>Overview</h2>", _overview(result.judged),
-        f"<p class=quiet>{LEGEND}</p>", _spectra(spectra),
+        f"<p class=quiet>{LEGEND}</p>", _spectra(spectra, result.size),
     ]  # fmt: skip
     for judged in result.judged:
         parts += _dataset(judged, sheets.get(judged.dataset.name, ()))
@@ -111,10 +111,10 @@ def _number(number: Number) -> str:
     return f"{number.value:.3g} <small>[{number.low:.3g}, {number.high:.3g}] n={number.n:,}</small>"
 
 
-def _spectra(spectra: Mapping[str, np.ndarray]) -> str:
+def _spectra(spectra: Mapping[str, np.ndarray], size: int) -> str:
     if len(spectra) < 2:
         return ""
-    plot = curves(frequencies(), spectra, "frequency, share of Nyquist", "mean power, dB")
+    plot = curves(frequencies(size), spectra, "frequency, share of Nyquist", "mean power, dB")
     return f"<h3>Spectra</h3>{plot}"
 
 

@@ -21,8 +21,10 @@ def cluster_weights(units: np.ndarray, replicates: int = REPLICATES, seed: int =
     """
     _, codes = np.unique(units, return_inverse=True)
     count = int(codes.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
-    return draws[:, codes].astype(np.float64)
+    drawn = np.random.default_rng(seed).integers(count, size=(replicates, count))
+    places = (drawn + count * np.arange(replicates)[:, None]).ravel()
+    times = np.bincount(places, minlength=replicates * count).reshape(replicates, count)
+    return times[:, codes].astype(np.float64)
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Small plots as inline SVG: intervals beside their references, curves, and a heat map. Labels are escaped here."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -88,13 +88,13 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Seque
     return _svg(height, parts, width)
 
 
-def _interval(number: Number, x, y: float, colour: str) -> str:
+def _interval(number: Number, x: Callable[[float], float], y: float, colour: str) -> str:
     return _line(x(number.low), y, x(number.high), y, colour, 2) + (
         f'<circle cx="{x(number.value):.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
     )
 
 
-def _axis(low: float, high: float, x, bottom: float) -> str:
+def _axis(low: float, high: float, x: Callable[[float], float], bottom: float) -> str:
     step = 10 ** math.floor(math.log10((high - low) / 2))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
     parts = []
