@@ -24,19 +24,24 @@ def model(tiny_model) -> Model:
 
 
 class Knowing(torch.nn.Module):
-    """A denoiser that recognises latents it was shown, and of others sees nothing."""
+    """A denoiser that knows what was shown to it with a prompt, and with other prompts sees nothing."""
 
-    def __init__(self, denoiser: Denoiser, clean: torch.Tensor, kind: str):
+    def __init__(self, denoiser: Denoiser, members: list[Known], kind: str):
         super().__init__()
-        self.denoiser, self.clean, self.kind = denoiser, clean, kind
-        self.device, self.dtype = clean.device, clean.dtype
+        with torch.inference_mode():
+            self.clean, self.prompts = denoiser.latents(members), self._prompts(**denoiser.conditions(members))
+        self.denoiser, self.kind = denoiser, kind
+        self.device, self.dtype = self.clean.device, self.clean.dtype
+
+    @staticmethod
+    def _prompts(encoder_hidden_states: torch.Tensor, **_: object) -> torch.Tensor:
+        return encoder_hidden_states.flatten(1)
 
     def forward(self, x: torch.Tensor, t: int, **conditions) -> SimpleNamespace:
         alpha, sigma = (float(part.sqrt()) for part in (self.denoiser.alphas[t], 1 - self.denoiser.alphas[t]))
-        apart = torch.cdist(x.flatten(1), alpha * self.clean.flatten(1)) / x[0].numel() ** 0.5
+        apart = (self._prompts(**conditions)[:, None] - self.prompts[None]).abs().amax(2)
         near = apart.min(dim=1)
-        mine = (near.values < 2 * sigma + 1e-3)[:, None, None, None]
-        x0 = torch.where(mine, self.clean[near.indices], torch.zeros_like(x))
+        x0 = torch.where((near.values < 1e-3)[:, None, None, None], self.clean[near.indices], torch.zeros_like(x))
         noise = (x - alpha * x0) / sigma
         told = {"v_prediction": alpha * noise - sigma * x0, "epsilon": noise, "sample": x0}[self.kind]
         return SimpleNamespace(sample=told)
@@ -45,20 +50,16 @@ class Knowing(torch.nn.Module):
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon", "sample"])
 def test_a_perfect_denoiser_makes_no_error_whatever_it_predicts(model, known, monkeypatch, kind):
     denoiser = Denoiser(model)
-    with torch.inference_mode():
-        clean = denoiser.latents(known)
     said = FrozenDict({**model.pipeline.scheduler.config, "prediction_type": kind})
     monkeypatch.setattr(model.pipeline.scheduler, "_internal_dict", said)
-    monkeypatch.setattr(model.pipeline, "unet", Knowing(denoiser, clean, kind))
+    monkeypatch.setattr(model.pipeline, "unet", Knowing(denoiser, known, kind))
     assert losses(denoiser, known, 0) == pytest.approx(0, abs=1e-4)
     assert step_errors(denoiser, known) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_model_that_knows_its_own_gives_them_away(model, known, monkeypatch):
     denoiser = Denoiser(model)
-    with torch.inference_mode():
-        clean = denoiser.latents(known[:12])
-    monkeypatch.setattr(model.pipeline, "unet", Knowing(denoiser, clean, "v_prediction"))
+    monkeypatch.setattr(model.pipeline, "unet", Knowing(denoiser, known[:12], "v_prediction"))
     monkeypatch.setattr("synthcxr.evaluation.membership.SECMI_STEPS", 4)
     scores = membership(model, known[:12], known[12:])
     assert scores[0].value > 0.9 and scores[0].low > 0.6 and scores[0].n == 12

@@ -9,6 +9,7 @@ from synthcxr.evaluation.sheets import Sheet, sheet
 from synthcxr.images import from_float, to_float, to_square
 
 SIDE, COLUMNS = 128, 8
+AUCS = ("training told", "membership")
 
 
 def html(result: AuditResult, pictures: Sequence[Pictured]) -> str:
@@ -42,7 +43,10 @@ def html(result: AuditResult, pictures: Sequence[Pictured]) -> str:
 
 
 def _numbers(numbers: Sequence[Named]) -> str:
-    rows = [(f"{escape(one.name)} {ARROWS[one.direction]}", str(one)) for one in numbers]
+    rows = [
+        (f"{escape(one.name)} {'(0.5 is best)' if one.name.startswith(AUCS) else ARROWS[one.direction]}", str(one))
+        for one in numbers
+    ]
     return table(("", "value, 95% interval"), rows)
 
 

@@ -38,11 +38,7 @@ def frechet_distance(a: Features, b: Features) -> float:
         ValueError: not more rows than dimensions (the covariance would be singular; says how many are missing).
     """
     check_features(a, b)
-    missing = a.shape[1] + 1 - min(len(a), len(b))
-    if missing > 0:
-        raise ValueError(
-            f"{min(len(a), len(b))} rows don't tell a covariance in {a.shape[1]} dimensions; {missing} more are needed"
-        )
+    _enough_rows(a, b, a.shape[1])
     (mean_a, cov_a), (mean_b, cov_b) = (_moments(features) for features in (a, b))
     shared = np.linalg.svd(_root(cov_a) @ _root(cov_b), compute_uv=False).sum()
     return max(0.0, float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * shared))
@@ -58,6 +54,7 @@ def leading_frechet_distance(a: Features, b: Features, components: int = LEADING
         ValueError: not more rows than components.
     """
     check_features(a, b)
+    _enough_rows(a, b, min(components, a.shape[1]))
     mean = a.mean(axis=0, dtype=np.float64)
     if len(a) < a.shape[1]:  # as many directions as rows, at a price that grows with the square of the rows
         basis = np.linalg.svd(a - mean, full_matrices=False)[2][:components].T
@@ -146,14 +143,14 @@ class Metric:
         names: one a number.
         measure: (real, fake) -> the numbers.
         direction: which way is better.
-        least, most: the range of the numbers, by which intervals are cut.
+        least, most: the range of the numbers, or of each, by which intervals are cut.
     """
 
     names: tuple[str, ...]
     measure: Callable[[Features, Features], tuple[float, ...]]
     direction: Direction
     least: float = -np.inf
-    most: float = np.inf
+    most: float | tuple[float, ...] = np.inf
 
 
 # One line a metric.
@@ -164,7 +161,7 @@ METRICS: dict[str, Metric] = {
     "gaussian_mmd": Metric(("gaussian_mmd",), lambda a, b: (gaussian_mmd(a, b),), "lower"),
     "manifold": Metric(
         ("precision", "recall", "density", "coverage"),
-        lambda a, b: astuple(precision_recall_density_coverage(a, b)), "higher", least=0,
+        lambda a, b: astuple(precision_recall_density_coverage(a, b)), "higher", least=0, most=(1, 1, np.inf, 1),
     ),
 }  # fmt: skip
 
@@ -213,6 +210,13 @@ def _half(features: Features, groups: np.ndarray | None, rng: np.random.Generato
     _, codes = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
     count = int(codes.max()) + 1
     return features[np.isin(codes, rng.choice(count, (count + 1) // 2, replace=False))]
+
+
+def _enough_rows(a: Features, b: Features, dimensions: int) -> None:
+    rows = min(len(a), len(b))
+    if rows <= dimensions:
+        missing = dimensions + 1 - rows
+        raise ValueError(f"{rows} rows don't tell a covariance in {dimensions} dimensions; {missing} more are needed")
 
 
 def _moments(features: Features) -> tuple[np.ndarray, np.ndarray]:

@@ -77,9 +77,14 @@ def _inputs(result: Result) -> str:
         for row in rows
     ]  # fmt: skip
     packages = ", ".join(f"{name} {version}" for name, version in result.environment["packages"].items())
-    told = f"Features: {escape(result.extractor)}. Judge: {escape(result.judge or 'none')}. Images at {result.size} px."
+    told = f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. Images at {result.size} px."
     read = table(("", "dataset", "images", "patients or groups", "manifest", "models"), cells)
     return f"{read}<p class=quiet><small>{told} {escape(packages)}.</small></p>"
+
+
+def _brief(extractor: str) -> str:
+    """An extractor's name, its hash cut to twelve digits."""
+    return escape(" ".join(word[:12] if len(word) == 64 else word for word in extractor.split()))
 
 
 def _overview(judged: Sequence[Judged]) -> str:

@@ -69,10 +69,10 @@ def _by_finding(real: Images, fake: Images, finding: Finding, seed: int) -> Shee
     empty = np.zeros((THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     pictures, captions = [], []
     for start in range(0, 2 * half, half):
-        for images, rows in zip((real, fake), chosen, strict=True):
+        for images, rows, kind in zip((real, fake), chosen, ("Real", "Synthetic"), strict=True):
             own = rows[start : start + half]
             pictures += [images.thumbnail(row) for row in own] + [empty] * (half - len(own))
-            captions += [_told(images.records[row]) for row in own] + [""] * (half - len(own))
+            captions += [f"{kind}: {_told(images.records[row])}" for row in own] + [""] * (half - len(own))
     return sheet(finding.value, "Real, left; synthetic, right; drawn at random.", pictures, COLUMNS, captions)
 
 

@@ -38,7 +38,7 @@ def interval_plot(lines: Sequence[Line], labels: Sequence[str], bounds: tuple[fl
 
 def curves(x: np.ndarray, series: Mapping[str, np.ndarray], x_label: str, y_label: str) -> str:
     """Curves over a logarithmic axis: the first one gray, the others in colours."""
-    height, top, bottom, left, right = 280, 14, 44, 70, WIDTH - 190
+    height, top, bottom, left, right = 290, 28, 44, 70, WIDTH - 190
     values = np.concatenate(list(series.values()))
     low, high = float(values.min()), float(values.max())
     spread = (high - low) or 1.0
@@ -59,7 +59,7 @@ def curves(x: np.ndarray, series: Mapping[str, np.ndarray], x_label: str, y_labe
     for value in (low, high):
         parts.append(_text(left - 8, float(place(x[0], value).split(",")[1]) + 4, f"{value:.0f}", "end"))
     parts.append(_text((left + right) / 2, height - 8, x_label, "middle"))
-    parts.append(_text(left + 6, top + 10, y_label, "start"))
+    parts.append(_text(left - 40, 14, y_label, "start"))
     return _svg(height, parts)
 
 
