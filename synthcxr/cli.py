@@ -241,6 +241,41 @@ def calibrate(words: Words = None, dry_run: DryRun = False, as_json: AsJson = Fa
 
 
 @app.command()
+def evaluate(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
+    """Measure synthetic DATASETs against real images: fidelity, alignment, control, fairness; with a report."""
+    _quiet()
+    from synthcxr.evaluation.config import EvaluateConfig
+
+    config = _plain(words, EvaluateConfig)
+    if dry_run:
+        return _print_config(config)
+    from synthcxr.evaluation.run import REPORT, run
+
+    result = run(config, fresh)
+    lines = [f"{one.dataset.name}: {line}" for one in result.judged for line in one.lines if line.group == "all"]
+    print(result.model_dump_json() if as_json else "\n".join([*lines, f"report: {config.output / REPORT}"]))
+
+
+@app.command()
+def audit(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
+    """Audit a model, or a synthetic DATASET, for copies of training images; exit code 1 where it doesn't pass."""
+    _quiet()
+    from synthcxr.evaluation.config import AuditConfig
+
+    config = _plain(words, AuditConfig)
+    if dry_run:
+        return _print_config(config)
+    from synthcxr.evaluation.audit_run import REPORT, run
+
+    result = run(config, fresh)
+    lines = [f"{one.name} {one}" for one in (result.excess, *result.numbers)]
+    lines += [f"suspects: {len(result.suspects)}", *(f"failed: {why}" for why in result.failures)]
+    verdict = f"{'passed' if result.passed else 'not passed'}; report: {config.output / REPORT}"
+    print(result.model_dump_json() if as_json else "\n".join([*lines, verdict]))
+    raise typer.Exit(0 if result.passed else 1)
+
+
+@app.command()
 def demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     model: Annotated[str | None, typer.Option(help="folder or hub id with its revision; default: embedded")] = None,

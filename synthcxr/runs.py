@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -25,7 +25,10 @@ from pydantic import BaseModel, ValidationError
 from synthcxr.config import dump_config
 from synthcxr.errors import RunError, UserError, shown
 
-PACKAGES = "synthcxr torch diffusers transformers accelerate numpy pillow pyarrow pydantic gradio".split()
+PACKAGES = (
+    "synthcxr torch diffusers transformers accelerate numpy pillow pyarrow pydantic gradio "
+    "torchmetrics scikit-learn scipy"
+).split()
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -116,7 +119,7 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_files(paths: Iterable[Path | str]) -> str:
+def hash_files(paths: Iterable[Path | str], digest: Callable[[Path], str] = sha256_file) -> str:
     """sha256 over the names and contents of files, 64 hex digits.
 
     The order given and where the files' common folder lies don't count; their names below it do.
@@ -125,7 +128,7 @@ def hash_files(paths: Iterable[Path | str]) -> str:
     if not files:
         return hashlib.sha256().hexdigest()
     root = os.path.commonpath([file.parent for file in files])
-    lines = sorted(f"{file.relative_to(root).as_posix()}\0{sha256_file(file)}\n" for file in files)
+    lines = sorted(f"{file.relative_to(root).as_posix()}\0{digest(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

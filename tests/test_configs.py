@@ -7,6 +7,7 @@ import pytest
 from synthcxr.config import dump_config, load_config
 from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.prepare import PrepareConfig
+from synthcxr.evaluation.config import AuditConfig, EvaluateConfig
 from synthcxr.generate import GenerateConfig
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.export.run import ExportConfig
@@ -14,7 +15,9 @@ from synthcxr.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = {
+    "audit": AuditConfig,
     "curate": CurateConfig,
+    "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "generate": GenerateConfig,
     "prepare": PrepareConfig,

@@ -24,6 +24,7 @@ class AuditSettings(Config):
     fdr: float = Field(0.1, gt=0, lt=1, description="expected share of false entries on the list of suspects")
     neighbours: int = Field(50, ge=1, description="further neighbours that the nearest is compared with")
     sample: int = Field(2000, ge=100, description="images and patients, at most, where a sample of them will do")
+    max_membership: float = Field(0.6, ge=0.5, le=1, description="bound on the lower end of a membership test's AUC")
     seed: int = 0
 
 

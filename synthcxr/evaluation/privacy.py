@@ -112,11 +112,10 @@ def audit(
     _check(sets, train_patients, held_out_patients, prompts)
     count = len(np.unique(held_out_patients))
     flagged_level(settings.alpha, count)
-    one = one_a_patient(held_out_patients, settings.seed)
-    sets = [replace(features, held_out=features.held_out[one]) for features in sets]
+    sets = _calibrating(sets, held_out_patients, settings)
     comparable = _comparable(sets, train_patients, settings)
     found = [Found(features, train_patients, settings) for features in sets]
-    held_out, synthetic = (np.min([getattr(f, part) for f in found], axis=0) for part in ("held_out", "synthetic"))
+    held_out, synthetic = _together(found)
     p = calibrated_p(synthetic, held_out)
     excess = excess_rate("excess copy rate", p, settings.alpha, count, prompts)
     controls = tuple(
@@ -128,6 +127,29 @@ def audit(
         _suspects(p, synthetic, found, settings.fdr), int(np.ceil(len(p) / (settings.fdr * (count + 1)))), controls,
         tuple(f.scores(prompts, settings) for f in found), _failures(excess, controls, settings),
     )  # fmt: skip
+
+
+def copy_rate(
+    name: str, sets: Sequence[FeatureSet], train_patients: np.ndarray, held_out_patients: np.ndarray,
+    prompts: np.ndarray, settings: AuditSettings,
+) -> Score:  # fmt: skip
+    """The excess copy rate alone, as `audit` finds it, of further images of the model that it audits."""
+    found = [Found(features, train_patients, settings) for features in _calibrating(sets, held_out_patients, settings)]
+    held_out, synthetic = _together(found)
+    p = calibrated_p(synthetic, held_out)
+    return excess_rate(name, p, settings.alpha, len(held_out), prompts)
+
+
+def _calibrating(sets: Sequence[FeatureSet], held_out: np.ndarray, settings: AuditSettings) -> list[FeatureSet]:
+    """The sets with one random image of each held-out patient."""
+    one = one_a_patient(held_out, settings.seed)
+    return [replace(features, held_out=features.held_out[one]) for features in sets]
+
+
+def _together(found: Sequence[Found]) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out and synthetic images' smallest ranks over the feature sets."""
+    held_out, synthetic = (np.min([getattr(f, part) for f in found], axis=0) for part in ("held_out", "synthetic"))
+    return held_out, synthetic
 
 
 def _check(sets: Sequence[FeatureSet], train: np.ndarray, held_out: np.ndarray, prompts: np.ndarray | None) -> None:

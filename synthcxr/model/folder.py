@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ import synthcxr.model.denoiser  # noqa: F401
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
-from synthcxr.runs import atomic_path, hash_files
+from synthcxr.model.audit import AuditRecord
+from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
@@ -45,7 +47,7 @@ class ModelInfo(Config):
     preprocessing: str = "centre square, antialiased resize, [-1, 1]"
     words: tuple[str, ...] | None = None
     data_hash: str | None = None
-    audit: dict[str, float] | None = None
+    audit: AuditRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Model:
     pipeline: DiffusionPipeline
     info: ModelInfo
     hash: str
+
+    @property
+    def audited(self) -> bool:
+        """Whether these very weights passed a privacy audit."""
+        return self.info.audit is not None and self.info.audit.passed and self.info.audit.weights == self.hash
 
 
 def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
@@ -144,10 +151,45 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures.
 
-    Card, classifier and screen aren't part of it: they judge what was drawn, and may be added later.
+    Card, classifier, screen and audit aren't part of it: they judge what was drawn, and may be added later.
     """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
-    return hash_files(path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, SCREEN))
+    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, SCREEN))
+    return hash_files(decisive, _unaudited)
+
+
+def _unaudited(file: Path) -> str:
+    """sha256 of a file; of synthcxr.json, as it was before `bind_audit`."""
+    said = json.loads(file.read_text(encoding="utf-8")) if file.name == INFO else {}
+    if not isinstance(said, dict) or said.get("audit") is None:
+        return sha256_file(file)
+    return sha256(_info_text(said | {"audit": None}).encode()).hexdigest()
+
+
+def _info_text(said: dict) -> str:
+    return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+
+
+def bind_audit(folder: Path, record: AuditRecord) -> None:
+    """Write an audit into a MODEL folder's synthcxr.json and card; the model's hash stays.
+
+    Raises:
+        ModelError: the folder has no synthcxr.json, or other weights than those that were audited.
+    """
+    file, card = folder / INFO, folder / "README.md"
+    if not file.is_file():
+        raise ModelError(f"{shown(folder)} has no {INFO}; train it with `synthcxr train`, or give bind=false")
+    if hash_of(folder) != record.weights:
+        raise ModelError(f"{shown(folder)} holds other weights than those that were audited; audit it again")
+    said = json.loads(file.read_text(encoding="utf-8"))
+    text = _info_text(said | {"audit": None})
+    if sha256(text.encode()).hexdigest() != _unaudited(file):
+        raise ModelError(f"{shown(file)} isn't as `synthcxr train` wrote it, so an audit would change the hash")
+    write_text(file, _info_text(said | {"audit": record.model_dump(mode="json")}))
+    line = f"- privacy audit: {record}"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {said['name']}\n"
+    told, count = re.subn(r"^- privacy audit: .*$", lambda _: line, text, count=1, flags=re.MULTILINE)
+    write_text(card, told if count else f"{text.rstrip()}\n\n{line}\n")
 
 
 def resolve(source: str | Path) -> Path:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -100,7 +101,7 @@ def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
 def _synthesize(config: SynthesizeConfig, opener: Opener, folder: Run) -> tuple[int, Dataset | None]:
     told, identity = config.told(), config.identity
     plan, info = open_plan(config.plan, config.seed), _info(config)
-    extra = {"synthesize": told, "config_hash": identity, "audit": {config.model_hash: info.audit if info else None}}
+    extra = {"synthesize": told, "config_hash": identity, "audit": {config.model_hash: _audit(config, info)}}
     preprocessing = {"shorter side": f"{info.resolution} pixels, as the model draws"} if info else {}
     writer = DatasetWriter(config.output, "synthetic", preprocessing=preprocessing, extra=extra, resume=identity)
     shards = _Shards(plan, config, writer)
@@ -188,6 +189,15 @@ def _share(part: str | None, shards: int) -> range:
     """The shards of part i/n: ranges that differ by one in length at most, and make up the whole."""
     index, count = map(int, (part or "1/1").split("/"))
     return range(shards * (index - 1) // count, shards * index // count)
+
+
+def _audit(config: SynthesizeConfig, info: ModelInfo | None) -> dict[str, Any] | None:
+    """What data.origin reads: the model's audit, and whether it holds for these weights and was passed."""
+    record = info.audit if info else None
+    return record and {
+        **record.model_dump(mode="json"),
+        "passed": record.passed and record.weights == config.model_hash,
+    }
 
 
 def _info(config: SynthesizeConfig) -> ModelInfo | None:

@@ -1,0 +1,73 @@
+"""What `synthcxr evaluate` and `synthcxr audit` need; see configs/evaluate/ and configs/audit/."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from synthcxr.config import Config
+from synthcxr.data.record import Split
+from synthcxr.evaluation.feature_set import AuditSettings
+from synthcxr.generate import SamplerSettings
+
+CACHE = Path("build/features")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+class EvaluateConfig(Config):
+    """What `synthcxr evaluate` needs."""
+
+    real: Path = Field(description="DATASET of real images, of patients that no model was trained on")
+    synthetic: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = Field(
+        min_length=1, description="DATASET folders to judge; several are compared"
+    )
+    train: Path | None = Field(None, description="DATASET that the model was trained on: shows what lies nearest in it")
+    output: Path
+    split: Split | None = Field("test", description="of the real images; none: all")
+    train_split: Split | None = Field("train", description="of the training images; none: all")
+    extractor: str = Field(
+        "embedded",
+        description="embedded (the model's classifier), pixels, xrv:WEIGHTS, rad-dino@REVISION, or a transformers "
+        "vision model by folder or hub id (owner/name@revision)",
+    )
+    model: str | None = Field(None, description="whose classifier judges: a folder or hub id; none: the embedded model")
+    images: int = Field(2000, ge=10, description="of each dataset, at most, drawn at random")
+    size: int = Field(256, ge=32, description="pixels a side that images are compared at, at most")
+    least: int = Field(50, ge=12, description="images of a finding or group, of either kind; smaller ones are left out")
+    replicates: int = Field(50, ge=10, description="half-samples behind an interval of fidelity")
+    cache: Path = Field(CACHE, description="folder of features that were computed before")
+    seed: int = 0
+
+
+class AuditConfig(Config):
+    """What `synthcxr audit` needs."""
+
+    train: Path = Field(description="DATASET that the model was trained on")
+    held_out: Path = Field(description="DATASET with patients that it wasn't trained on; may be the same folder")
+    synthetic: Path = Field(description="DATASET that the model made")
+    output: Path
+    model: str | None = Field(
+        None,
+        description="MODEL folder, hub id or embedded: adds its autoencoder's view, membership tests and the worst "
+        "case; none: the pictures alone",
+    )
+    train_split: Split | None = Field("train", description="none: all images")
+    held_out_split: Split | None = Field("test", description="none: all images")
+    bind: bool = Field(
+        True, description="write the result into the model's synthcxr.json and card, where it is a folder"
+    )
+    images: int = Field(
+        10_000, ge=100, description="held-out and synthetic ones, at most, drawn at random; training images all count"
+    )
+    planted: int = Field(200, ge=20, description="training images that are altered in each way, as a positive control")
+    settings: AuditSettings = AuditSettings()
+    membership_images: int = Field(200, ge=0, description="of trained-on and held-out patients each; 0: no such test")
+    worst_prompts: int = Field(20, ge=0, description="training prompts that are generated from anew; 0: none")
+    worst_seeds: int = Field(10, ge=1, description="pictures of each of these")
+    sampler: SamplerSettings = Field(SamplerSettings(), description="of the worst case")
+    size: int = Field(256, ge=64, description="pixels a side that images are compared at, at most")
+    cache: Path = Field(CACHE, description="folder of features that were computed before")
+    seed: int = 0
