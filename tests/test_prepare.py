@@ -101,7 +101,7 @@ def test_many_damaged_images_stop_it_with_nothing_half_written(tmp_path):
     _source(tmp_path / "in", damaged=2)
     with pytest.raises(SourceError, match="2 of 20 images can't be used.*quarantine.jsonl"):
         run(_config(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.key", "out.quarantine.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.quarantine.jsonl"]
 
 
 def test_larger_images_are_reduced_and_keep_their_native_size(tmp_path):

@@ -35,7 +35,7 @@ from synthcxr.data.sources import (
     own_id,
 )
 from synthcxr.dicom.guard import Guard, Result
-from synthcxr.errors import RunError, SourceError, shown
+from synthcxr.errors import RunError, SourceError, UserError, shown
 from synthcxr.runs import atomic_path, derive_seed, write_text
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ def run(config: PrepareConfig) -> Dataset:
         preprocessing["by the publisher"] = PIXELS[config.source]
     extra = {"prepare": _resolved(config), "config_hash": identity}
     with _spooled(config) as (lines, total):
-        with DatasetWriter(config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity) as writer:
-            key = _secret(config) if config.source in OWN else ""
+        writer = DatasetWriter(config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity)
+        with writer, _secret(config) as key:
             _write(config, writer, lines, total, key)
             if config.source in OWN:
                 lines.seek(0)
@@ -201,15 +201,28 @@ def _fingerprint(chunk: list[str], rows: list[SourceRow | Rejected], key: str) -
     return digest.hexdigest()
 
 
-def _secret(config: PrepareConfig) -> str:
-    """What pseudonyms are made with: kept beside the dataset, never in it, and only for who may read the images."""
+@contextmanager
+def _secret(config: PrepareConfig) -> Iterator[str]:
+    """What pseudonyms are made with: kept beside the dataset, never in it, and only for who may read the images.
+
+    A mistake that ends the run takes a secret of its own making with it; an interruption doesn't.
+    """
+    if config.source not in OWN:
+        yield ""
+        return
     path = _beside(config, ".key")
-    if not path.exists():
+    new = not path.exists()
+    if new:
         _write_private(path, [secrets.token_hex(32) + "\n"])
     key = path.read_bytes().strip().decode("utf-8", "replace")
     if not key:
         raise RunError(f"{shown(path)} is empty, and must hold a secret; put it back, or remove the file for a new one")
-    return key
+    try:
+        yield key
+    except UserError:
+        if new:
+            path.unlink()
+        raise
 
 
 def _names(config: PrepareConfig, lines: IO[str], key: str) -> None:
