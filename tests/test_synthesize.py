@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,16 @@ from synthcxr import generate
 from synthcxr.conditions import Condition
 from synthcxr.config import load_config
 from synthcxr.data.dataset import Dataset, DatasetWriter
-from synthcxr.errors import ConfigError, ModelError, RunError
+from synthcxr.errors import ConfigError, ModelError, RunError, UserError
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.images import read_provenance
-from synthcxr.model.folder import load_model
+from synthcxr.model.audit import AuditRecord
+from synthcxr.model.folder import bind_audit, load_model
 from synthcxr.synthesis import worker
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.estimate import report
+from synthcxr.synthesis.export.run import ExportConfig
+from synthcxr.synthesis.export.run import run as export
 from synthcxr.synthesis.run import run
 from synthcxr.synthesis.screen import Screen, ScreenConfig, Verdict
 
@@ -320,3 +324,23 @@ def test_killed_at_any_moment_any_number_of_times_it_ends_with_the_same_bytes(ti
     whole(f"killed-{endings}")
     driver.close()
     assert len(Dataset.open(tmp_path / "killed-0" / "out")) == 40
+
+
+@pytest.mark.parametrize("failures", [None, ("images are copied",), ()])
+def test_only_what_a_model_with_a_passing_audit_drew_is_exported_as_it_is(failures, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    if failures is not None:
+        record = AuditRecord(
+            weights=load_model(tiny_model).hash, train="a", held_out="b", synthetic="c", alpha=0.01, excess=0.0,
+            excess_low=-0.01, excess_high=0.01, membership=0.5, images=5000, held_out_patients=300, failures=failures,
+        )  # fmt: skip
+        bind_audit(tmp_path / "model", record)
+    made = run(config_for(tmp_path / "model", tmp_path / "out", rows=5)).dataset
+    plain = ExportConfig(dataset=made.path, to="imagefolder", output=tmp_path / "plain")
+    if failures == ():
+        assert export(plain) == 5
+        return
+    with pytest.raises(UserError, match="unaudited"):
+        export(plain)
+    assert export(plain.model_copy(update={"output": tmp_path / "told", "unaudited": True})) == 5
+    assert "unaudited" in (tmp_path / "told" / "README.md").read_text().lower()
