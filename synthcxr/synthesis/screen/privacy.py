@@ -1,4 +1,4 @@
-"""Too near to a training image: an index that knows one of them again, and holds 32 bytes of each.
+"""Too near to a training image: an index that knows one of them again, and holds 28 bytes of each.
 
 What a picture is compared by is its pixels, 64 x 64 and z-scored (evaluation.pixels), as the audit does; but the index
 may hold no images. So a training image's middle window is told by 128 principal components of such windows, half
@@ -17,7 +17,7 @@ import numpy as np
 from synthcxr.evaluation.copying import calibrated_p, flagged_level
 from synthcxr.evaluation.pixels import SHIFT, WINDOW, pixel_features
 
-COMPONENTS, BITS = 128, 256
+COMPONENTS, BITS = 128, 224
 FITTED = 1024  # training images, at most, that the components are found from
 ROWS = 2**16  # of the index, compared at once
 
@@ -28,8 +28,8 @@ class Index:
 
     Attributes:
         mean: (56 * 56,) float16, the mean unit window.
-        projections: (56 * 56, 256) float16, from a window less the mean to what's rounded to bits.
-        codes: (n, 32) uint8, packed bits, each once; n is at most the number of training images.
+        projections: (56 * 56, 224) int8, from a window less the mean to what's rounded to bits.
+        codes: (n, 28) uint8, packed bits, each once; n is at most the number of training images.
         held_out: (patients,) float32, the distance of one image of each held-out patient, sorted.
         alpha: share of fresh real images that may count as copies.
     """
@@ -86,7 +86,7 @@ def build_index(train: np.ndarray, fitted: np.ndarray, held_out: np.ndarray, alp
     components = (chosen - mean).T @ vectors / values**0.75
     random = np.random.default_rng(seed).standard_normal((components.shape[1], BITS))
     projections = components @ random
-    projections = (projections / np.abs(projections).max()).astype(np.float16)
+    projections = np.rint(127 * projections / np.abs(projections).max()).astype(np.int8)
     mean = mean.astype(np.float16)
     bits = (middles - mean.astype(np.float32)) @ projections.astype(np.float32) > 0
     codes = np.unique(np.packbits(bits, axis=1), axis=0)
