@@ -33,6 +33,10 @@ class AuditRecord(Config):
     def passed(self) -> bool:
         return not self.failures
 
+    def passed_by(self, weights: str) -> bool:
+        """Whether it was passed, and by the model of this hash."""
+        return self.passed and self.weights == weights
+
     def __str__(self) -> str:
         """One line for a card."""
         told = (

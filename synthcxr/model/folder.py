@@ -60,7 +60,7 @@ class Model:
     @property
     def audited(self) -> bool:
         """Whether these very weights passed a privacy audit."""
-        return self.info.audit is not None and self.info.audit.passed and self.info.audit.weights == self.hash
+        return self.info.audit is not None and self.info.audit.passed_by(self.hash)
 
 
 def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
@@ -215,14 +215,26 @@ def resolve(source: str | Path) -> Path:
         ) from error
 
 
-def _info(folder: Path, pipeline: DiffusionPipeline, name: str) -> ModelInfo:
+def read_info(folder: Path) -> ModelInfo | None:
+    """What synthcxr.json of a MODEL folder says; None for a stock folder, which has none.
+
+    Raises:
+        ModelError: it isn't valid.
+    """
     file = folder / INFO
-    if not file.is_file():  # a stock folder: its native size is that of the UNet, one number or height and width
-        size = pipeline.unet.config.sample_size or 64
-        side = size if isinstance(size, int) else min(size)
-        return ModelInfo(name=name, resolution=side * pipeline.vae_scale_factor)
+    if not file.is_file():
+        return None
     try:
         return ModelInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{shown(file)} isn't valid ({reason}); restore it or train again") from error
+
+
+def _info(folder: Path, pipeline: DiffusionPipeline, name: str) -> ModelInfo:
+    if told := read_info(folder):
+        return told
+    # A stock folder: its native size is that of the UNet, one number or height and width.
+    size = pipeline.unet.config.sample_size or 64
+    side = size if isinstance(size, int) else min(size)
+    return ModelInfo(name=name, resolution=side * pipeline.vae_scale_factor)

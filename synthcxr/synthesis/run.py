@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from synthcxr.data.dataset import Dataset, DatasetWriter, already_made, discard, tidy
 from synthcxr.data.shard import Part
 from synthcxr.errors import ModelError, RunError, UserError, shown
-from synthcxr.model.folder import CLASSIFIER, EMBEDDED, INFO, SCREEN, ModelInfo, hash_of, resolve
+from synthcxr.model.folder import CLASSIFIER, EMBEDDED, SCREEN, ModelInfo, hash_of, read_info, resolve
 from synthcxr.runs import Run, hash_files
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
@@ -87,7 +87,7 @@ def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
     Raises:
         UserError: they aren't there, or not those that a hash in the config names.
     """
-    folder = resolve(EMBEDDED if config.model is None else config.model)
+    folder = _folder(config)
     found = hash_of(folder)
     if config.model_hash not in (None, found):
         raise ModelError(f"{shown(folder)} isn't the model whose hash is model_hash; give that one")
@@ -100,7 +100,7 @@ def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
 
 def _synthesize(config: SynthesizeConfig, opener: Opener, folder: Run) -> tuple[int, Dataset | None]:
     told, identity = config.told(), config.identity
-    plan, info = open_plan(config.plan, config.seed), _info(config)
+    plan, info = open_plan(config.plan, config.seed), read_info(_folder(config))
     extra = {"synthesize": told, "config_hash": identity, "audit": {config.model_hash: _audit(config, info)}}
     preprocessing = {"shorter side": f"{info.resolution} pixels, as the model draws"} if info else {}
     writer = DatasetWriter(config.output, "synthetic", preprocessing=preprocessing, extra=extra, resume=identity)
@@ -191,19 +191,14 @@ def _share(part: str | None, shards: int) -> range:
     return range(shards * (index - 1) // count, shards * index // count)
 
 
+def _folder(config: SynthesizeConfig) -> Path:
+    return resolve(EMBEDDED if config.model is None else config.model)
+
+
 def _audit(config: SynthesizeConfig, info: ModelInfo | None) -> dict[str, Any] | None:
     """What data.origin reads: the model's audit, and whether it holds for these weights and was passed."""
     record = info.audit if info else None
     return record and {
         **record.model_dump(mode="json"),
-        "passed": record.passed and record.weights == config.model_hash,
+        "passed": record.passed_by(config.model_hash),
     }
-
-
-def _info(config: SynthesizeConfig) -> ModelInfo | None:
-    """What synthcxr.json says; a stock folder has none."""
-    file = resolve(EMBEDDED if config.model is None else config.model) / INFO
-    try:
-        return ModelInfo.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except ValidationError as error:
-        raise ModelError(f"{shown(file)} isn't valid ({' '.join(str(error).split())[:200]}); restore it") from None
