@@ -85,10 +85,12 @@ def compare(
 
 
 def _differences(drawn: list[Drawn], asked: list[tuple[str, Condition]]) -> Pictures:
-    """Each picture less the first, as files marked like the pictures."""
+    """The first picture, then each other less the first, as files marked like the pictures."""
     from synthcxr.images import read_image, read_provenance, write_png
 
-    shown: Pictures = []
+    if not drawn:
+        return []
+    shown = [(str(drawn[0].png), f"synthetic · {asked[0][0]} · what the others are held against")]
     for (label, _), one in zip(asked[1:], drawn[1:], strict=False):
         pixels, mean = difference(read_image(drawn[0].png), read_image(one.png))
         path = one.png.with_name(f"{one.png.stem}-difference.png")
@@ -110,12 +112,12 @@ def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
     from synthcxr.generate import SamplerSettings
 
     gr.Markdown(
-        "One seed, one attribute changed. Below each picture, what changed against the first: "
-        "mid grey is no change, brighter is denser, darker is more air.",
+        "One seed, one attribute changed; and below each picture what changed against the first: mid grey is no "
+        "change, bright became denser, dark more air.",
         elem_classes="lead",
     )
     with gr.Row(elem_classes="panes"):
-        with gr.Column(scale=1, min_width=300):
+        with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_length=inputs.MAX_PROMPT)
             attribute = gr.Dropdown(list(ATTRIBUTES), value="Sex", label="Attribute that changes", elem_id="attribute")
             settings = sampler_inputs(SamplerSettings(), count=False)

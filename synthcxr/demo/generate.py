@@ -108,8 +108,8 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
                 EXAMPLES[0], label="Prompt", lines=2, max_length=inputs.MAX_PROMPT, elem_id="prompt",
                 info="Free text. What it says shows in the fields below, and these write it.",
             )  # fmt: skip
-            chosen = pickers()
             gr.Examples([[one] for one in EXAMPLES], prompt, label="Examples", api_visibility="private")
+            chosen = pickers(EXAMPLES[0])
             settings = sampler_inputs(SamplerSettings())
             with gr.Row(elem_classes="actions"):
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -159,7 +159,7 @@ def gallery_of(label: str, columns: int, elem_id: str) -> gr.Gallery:
     """A gallery of PNG files, which it shows as they are."""
     return gr.Gallery(
         label=label, columns=columns, height="auto", format="png", interactive=False, object_fit="contain",
-        buttons=["fullscreen"], elem_id=elem_id, elem_classes="pictures",
+        buttons=["fullscreen"], fit_columns=False, elem_id=elem_id, elem_classes="pictures",
     )  # fmt: skip
 
 
@@ -167,10 +167,12 @@ def sampler_inputs(defaults: Any, count: bool = True) -> list[gr.components.Comp
     """Seed, count (where asked), steps and guidance."""
     with gr.Row(elem_classes="tight"):
         seed = gr.Number(0, label="Seed", minimum=0, maximum=inputs.MAX_SEED, precision=0, min_width=120)
-        number = [gr.Slider(1, inputs.MAX_COUNT, 4, step=1, label="Count", min_width=140)] if count else []
+        number = [gr.Slider(1, inputs.MAX_COUNT, 4, step=1, label="Count", min_width=130, buttons=[])] if count else []
     with gr.Row(elem_classes="tight"):
-        steps = gr.Slider(1, inputs.MAX_STEPS, defaults.steps, step=1, label="Steps", min_width=140)
-        guidance = gr.Slider(1, inputs.MAX_GUIDANCE, defaults.guidance, step=0.5, label="Guidance", min_width=140)
+        steps = gr.Slider(1, inputs.MAX_STEPS, defaults.steps, step=1, label="Steps", min_width=130, buttons=[])
+        guidance = gr.Slider(
+            1, inputs.MAX_GUIDANCE, defaults.guidance, step=0.5, label="Guidance", min_width=130, buttons=[]
+        )
     return [seed, *number, steps, guidance]
 
 

@@ -32,25 +32,28 @@ class Pickers:
         )  # fmt: skip
 
 
-def pickers() -> Pickers:
-    """Widgets in two rows: who and which view, then findings."""
-    with gr.Row(elem_classes="tight"):
-        age = gr.Textbox(label="Age", placeholder="any", max_length=3, min_width=70)
-        sex = _dropdown("Sex", [*SEXES])
-        view = _dropdown("View", [(view if view != "LATERAL" else "lateral", view) for view in VIEWS])
-        race = _dropdown("Race", [*RACES])
+def pickers(prompt: str) -> Pickers:
+    """Widgets that show what a prompt says: who and which view in a row, then findings."""
+    values = iter(values_of(prompt))
+    with gr.Group(elem_classes="picks"):
+        with gr.Row():
+            age = gr.Textbox(next(values), label="Age", placeholder="any", max_length=3, min_width=60)
+            sex = _dropdown("Sex", [*SEXES], next(values))
+            view = _dropdown("View", [(view if view != "LATERAL" else "lateral", view) for view in VIEWS], next(values))
+            race = _dropdown("Race", [*RACES], next(values))
     rows = []
-    for number in range(ROWS):
-        with gr.Row(elem_classes="tight finding"):
-            finding = _dropdown(f"Finding {number + 1}", [one.value for one in Finding], scale=3)
-            rows += [finding, _dropdown("Side", [*SIDES], scale=2), _dropdown("Severity", SEVERITY_LABELS, scale=2)]
+    with gr.Group(elem_classes="picks"):
+        for number in range(ROWS):
+            with gr.Row(elem_classes="more" if number else ""):  # the first row's labels stand for all to the eye
+                rows.append(_dropdown("Finding", [one.value for one in Finding], next(values), scale=3))
+                rows.append(_dropdown("Side", [*SIDES], next(values), scale=2))
+                rows.append(_dropdown("Severity", SEVERITY_LABELS, next(values), scale=2))
     return Pickers([age, sex, view, race, *rows])
 
 
-def _dropdown(label: str, choices: list[Any], scale: int = 1) -> gr.Dropdown:
-    return gr.Dropdown(
-        [("any" if scale == 1 else "–", UNSAID), *choices], value=UNSAID, label=label, scale=scale, min_width=80
-    )
+def _dropdown(label: str, choices: list[Any], value: Any, scale: int = 1) -> gr.Dropdown:
+    none = ("any" if scale == 1 else "–", UNSAID)
+    return gr.Dropdown([none, *choices], value=value, label=label, scale=scale, min_width=60)
 
 
 def values_of(prompt: Any) -> list[Any]:
