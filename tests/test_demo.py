@@ -305,7 +305,7 @@ def test_dataset_over_http(client: Any, tmp_path: Path) -> None:
         ((0, 65), "rows = 65 must be a number from 1 to 64"),
         ((1, ["zebra"]), "findings must be some of"),
         ((2, "female"), "sex must be some of"),
-        ((5, float("nan")), "steps = nan"),
+        ((5, 0), "steps = 0 must be"),
         ((7, True), "holds no calibration"),  # said by the command itself
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: the demo isn't tried in a browser")
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the demo isn't tried in a browser")
 
 from synthcxr.demo import launch  # noqa: E402
 from synthcxr.dicom.read import read_dicom  # noqa: E402
@@ -119,10 +119,11 @@ def test_pickers_and_prompt_follow_each_other(page: "playwright.Page") -> None:
     prompt.fill("45 year old male. AP view. Cardiomegaly. A zebra.")
     page.wait_for_function("document.querySelector('#said').innerText.includes('zebra')")
     age, sex = page.get_by_label("Age", exact=True), page.get_by_label("Sex", exact=True).first
-    playwright.expect(age).to_have_value("45")
-    playwright.expect(sex).to_have_value("male")
-    age.fill("51")
-    playwright.expect(prompt).to_have_value(re.compile("^51 year old male"))
+    playwright.expect(age).to_have_value("45", timeout=PATIENCE)
+    playwright.expect(sex).to_have_value("male", timeout=PATIENCE)
+    age.press("ControlOrMeta+A")
+    age.press_sequentially("51")
+    playwright.expect(prompt).to_have_value(re.compile("^51 year old male"), timeout=PATIENCE)
     assert "zebra" in prompt.input_value()
 
 

@@ -6,7 +6,9 @@ _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 0 !important; }
+.gradio-container { width: 100% !important; max-width: 1240px !important; min-width: 0 !important;
+  margin: 0 auto !important; padding: 0 !important; }
+.gradio-container .wrap, .gradio-container .contain, .gradio-container .column { min-width: 0; max-width: 100%; }
 .gradio-container > .main { padding: 16px 24px 40px !important; }
 .gradio-container .wrap.fillable, .gradio-container .main.fillable { max-width: 100% !important; }
 #head { display: flex; align-items: center; gap: 10px 18px; flex-wrap: wrap; padding: 0 0 6px; }
@@ -43,6 +45,7 @@ p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--bod
 @media (max-width: 640px) {
   .gradio-container > .main { padding: 12px 12px 32px !important; }
   .panes { gap: 16px; }
+  .tabs button[role=tab], .tab-container button { padding: 0 7px !important; font-size: .85rem !important; }
   dl.said { grid-template-columns: 1fr; gap: 0; }
   dl.said dd { margin-bottom: 8px; }
   .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
