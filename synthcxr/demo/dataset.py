@@ -177,7 +177,7 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
                 True, label="Screen each picture", info="whole, like a radiograph, as asked, nobody's copy"
             )
             with gr.Row(elem_classes="actions"):
-                button = gr.Button("Make the dataset", variant="primary", elem_id="make")
+                button = gr.Button("Make it", variant="primary", elem_id="make")
                 stop = gr.Button("Cancel", elem_id="cancel", min_width=90)
         with gr.Column(scale=3, min_width=320):
             state = gr.HTML(state_html("Nothing made yet."), elem_id="dataset-state")

@@ -41,6 +41,8 @@ dl.said dd { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color); 
 p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--body-text-color); min-height: 1.4em; }
 .card { border-top: 1px solid var(--border-color-primary); padding-top: 12px; }
 .card table, .prose table { display: block; overflow-x: auto; }
+.card td, .card th { word-break: normal !important; overflow-wrap: normal !important; }
+.card code { overflow-wrap: anywhere; white-space: normal; }
 :focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
 @media (max-width: 640px) {
   .gradio-container > .main { padding: 12px 12px 32px !important; }
@@ -51,6 +53,8 @@ p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--bod
   .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
   .pictures .caption-label { font-size: .7rem; padding: 3px 6px; }
   #head .badge { font-size: .8rem; }
+  .tight input[type=number] { max-width: 64px; }
+  .tight .head label, .tight .head span { font-size: .85rem; }
 }
 """
 
