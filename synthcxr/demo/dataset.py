@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -43,6 +42,8 @@ def job_config(
     Raises:
         UserError: an argument that breaks its rule.
     """
+    import torch
+
     plan = {
         "kind": "balanced", "rows": whole("rows", rows, 1, inputs.MAX_ROWS), "age": [[20, 49], [50, 90]],
         "findings": list(chosen("findings", findings, FINDINGS)) or [Finding.NO_FINDING.value],
@@ -54,7 +55,8 @@ def job_config(
             "steps": whole("steps", steps, 1, inputs.MAX_STEPS),
             "guidance": number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
         },
-        "batch_size": SHARD_ROWS, "shard_rows": SHARD_ROWS, "threads": os.cpu_count() or 1, "engine": {"workers": 1},
+        "batch_size": SHARD_ROWS, "shard_rows": SHARD_ROWS, "threads": torch.get_num_threads(),
+        "engine": {"workers": 1},
     }  # fmt: skip
     if screened is not True:
         config["screen"] = None
