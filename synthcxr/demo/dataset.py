@@ -1,5 +1,6 @@
 """The tab Dataset: a small `synthcxr synthesize`, in a process of its own, that can be cancelled at any moment."""
 
+import atexit
 import json
 import logging
 import subprocess
@@ -100,11 +101,13 @@ def make_dataset(studio: Studio, session: str | None, *arguments: Any) -> Iterat
 def _process(job: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command line's own process; it ends with the drawing, also where the browser has gone."""
     command = [sys.executable, "-m", "synthcxr.cli", "synthesize", str(job), "--json"]
-    with open(job.with_name("log"), "wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL)
+    with open(job.with_name("log"), "wb") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, stdin=subprocess.DEVNULL)
+    atexit.register(process.kill)  # and with the server, whose threads end without a word
     try:
         yield process
     finally:
+        atexit.unregister(process.kill)
         if process.poll() is None:
             process.kill()
         process.wait()
