@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FINDINGS = tuple(finding.value for finding in Finding)
 VIEWS = ("PA", "AP")
-HEADERS = ["picture", "prompt", "seed", "attempts"]
+HEADERS = ["row", "prompt", "seed", "attempts"]
 SHARD_ROWS = 4  # pictures between two reports of progress
 SHOWN = 12
 STEPS = 25  # half of what the library takes: a first look shouldn't need minutes
@@ -134,13 +134,14 @@ def _finished(folder: Path) -> Update:
 
     dataset = Dataset.open(folder / "dataset")
     rows, pictures = [], []
-    for place, record in enumerate(dataset.records):
+    for record in sorted(dataset.records, key=lambda record: record.id):
+        number = int(record.id.rpartition("-")[2])
         attempts = json.loads(record.screen)["attempt"] + 1 if record.screen else 1
-        rows.append([record.id, record.prompt or "", str(record.seed), str(attempts)])
-        if place < SHOWN:
+        rows.append([str(number), record.prompt or "", str(record.seed), str(attempts)])
+        if len(pictures) < SHOWN:
             path = folder / f"synthetic-{record.id}.png"
             path.write_bytes(dataset.read_bytes(record))
-            pictures.append((str(path), f"synthetic · {record.prompt}"))
+            pictures.append((str(path), f"synthetic · row {number}"))
     archive = folder / "synthetic-dataset.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(dataset.path.rglob("*")):
@@ -189,7 +190,14 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
             archive = gr.DownloadButton("The dataset as ZIP", visible=False, elem_id="download-dataset")
             pictures = gallery_of(f"The first {SHOWN}", 4, "made")
             table = gr.Dataframe(
-                headers=HEADERS, datatype="str", interactive=False, label="Rows", max_height=320, elem_id="rows"
+                headers=HEADERS,
+                datatype="str",
+                interactive=False,
+                label="Rows",
+                max_height=320,
+                elem_id="rows",
+                column_widths=["12%", "50%", "26%", "12%"],
+                wrap=True,
             )
 
     def run(
