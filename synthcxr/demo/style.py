@@ -55,8 +55,12 @@ p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--bod
   .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
   .pictures .caption-label { font-size: .7rem; padding: 3px 6px; }
   #head .badge { font-size: .8rem; }
-  .tight input[type=number] { max-width: 64px; }
-  .tight .head label, .tight .head span { font-size: .85rem; }
+  .tight .head { flex-wrap: nowrap !important; gap: 4px; }
+  .tight .head input[type=number] { max-width: 56px; padding: 0 4px; }
+  .picks .icon-wrap, .picks .wrap-inner .icon-wrap { display: none; }
+  .picks .block { padding-left: 6px !important; padding-right: 6px !important; }
+  .picks .wrap-inner { padding: 4px 0 !important; }
+  .picks input { padding-left: 6px !important; padding-right: 2px !important; font-size: .88rem !important; }
 }
 """
 
