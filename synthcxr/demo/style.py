@@ -28,7 +28,7 @@ CSS = """
 .picks .secondary-wrap, .picks .wrap-inner { padding-left: 4px; padding-right: 0; }
 .lead { max-width: 76ch; }
 .lead p { color: var(--body-text-color-subdued); }
-.pictures .grid-wrap { max-height: none !important; height: auto !important; overflow: visible; }
+.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; overflow: visible; }
 .pictures .grid-container { grid-template-rows: none !important; }
 .pictures .caption-label { opacity: 1 !important; } /* also under the pointer */
 .pictures > .block-label, .pictures label[data-testid=block-label] { position: static; border: 0; background: none;
@@ -42,7 +42,8 @@ dl.said dt { color: var(--body-text-color-subdued); }
 dl.said dd { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color); }
 p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--body-text-color); min-height: 1.4em; }
 .card { border-top: 1px solid var(--border-color-primary); padding-top: 12px; }
-.card table, .prose table { display: block; overflow-x: auto; }
+.card table, .prose table { display: block; overflow-x: auto; border: 0 !important; }
+.card td, .card th { border-color: var(--border-color-primary) !important; }
 .card td, .card th { word-break: normal !important; overflow-wrap: normal !important; }
 .card code { overflow-wrap: anywhere; white-space: normal; }
 :focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
