@@ -1,4 +1,6 @@
-"""Pictures of the demo for the docs, and for whoever changes how it looks: python scripts/screenshots.py [FOLDER]
+"""Pictures of the demo: those of the docs into docs/images/, or with a folder every tab in every size and light.
+
+    python scripts/screenshots.py [FOLDER]
 
 Needs playwright (extra dev) and a Chromium: CHROMIUM names it, else the one on the PATH. Some minutes on a laptop.
 """
@@ -25,6 +27,7 @@ SIZES = {  # of the window, and whether it's dark
     "-phone": (390, 800, "light"),
     "-phone-dark": (390, 800, "dark"),
 }
+IN_DOCS = {"generate", "generate-phone-dark", "compare", "dataset", "audit"}
 
 
 def generate(page: Page) -> None:
@@ -48,7 +51,7 @@ def dataset(page: Page) -> None:
 def audit(page: Page) -> None:
     page.get_by_role("tab", name="Audit").click()
     page.click("#audit")
-    page.wait_for_selector("#audited td:has-text('p')", timeout=PATIENCE)
+    page.wait_for_function("/passes|fails/.test(document.querySelector('#audited').innerText)", timeout=PATIENCE)
 
 
 def about(page: Page) -> None:
@@ -59,7 +62,8 @@ SHOTS: dict[str, Callable[[Page], None]] = {f.__name__: f for f in (generate, co
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
+    everything = len(sys.argv) > 1
+    folder = Path(sys.argv[1] if everything else "docs/images")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or sys.exit("no chromium here; set CHROMIUM")
     running = launch(port=7867, block=False)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
@@ -75,7 +79,8 @@ def main() -> None:
                 page.emulate_media(color_scheme=scheme)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(1500)
-                page.screenshot(path=folder / f"demo-{name}{suffix}.png", full_page=name != "about")
+                if everything or f"{name}{suffix}" in IN_DOCS:
+                    page.screenshot(path=folder / f"demo-{name}{suffix}.png", full_page=name != "about")
                 if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
                     print(f"{name}{suffix}: {wide} pixels wide, the window {width}")
             page.set_viewport_size({"width": 1280, "height": 800})

@@ -28,7 +28,8 @@ CSS = """
 .picks .secondary-wrap, .picks .wrap-inner { padding-left: 4px; padding-right: 0; }
 .lead { max-width: 76ch; }
 .lead p { color: var(--body-text-color-subdued); }
-.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; overflow: visible; }
+.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important;
+  overflow: visible; }
 .pictures .grid-container { grid-template-rows: none !important; }
 .pictures .caption-label { opacity: 1 !important; } /* also under the pointer */
 .pictures > .block-label, .pictures label[data-testid=block-label] { position: static; border: 0; background: none;
