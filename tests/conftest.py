@@ -76,12 +76,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MODEL folder of 64 px with random weights, which knows chests, hearts and effusions. Not to be changed."""
     import torch
 
+    from synthcxr.model.denoiser import build_scheduler
     from synthcxr.model.embedded import (
         AutoencoderShape,
         DenoiserShape,
         build_autoencoder,
         build_pipeline,
-        build_scheduler,
         build_text_encoder,
         build_tokenizer,
         build_unet,

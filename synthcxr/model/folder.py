@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 # Imported for diffusers, which takes a component of another library only from a module that is imported already.
 import synthcxr.model.autoencoder  # noqa: F401
+import synthcxr.model.denoiser  # noqa: F401
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown

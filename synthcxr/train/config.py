@@ -39,7 +39,7 @@ class AutoencoderConfig(StageConfig):
     shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
     edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
-    kl_weight: float = Field(1e-4, ge=0, description="per latent number")
+    whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
     latent_noise: float = Field(
         0.0, ge=0, description="largest deviation of noise that the decoder learns to clean, in scaled latents"
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
@@ -16,7 +15,8 @@ from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_t
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.images import contact_sheet
 from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
-from synthcxr.model.embedded import build_pipeline, build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from synthcxr.model.denoiser import ChestUNet, build_scheduler
+from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_tokenizer, build_unet
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.model.prompts import words_of
 from synthcxr.runs import atomic_path, derive_seed
@@ -25,6 +25,7 @@ from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
 from synthcxr.train.config import TrainConfig
 
+GAUSSIAN_IMAGES = 4000
 SHEET_CONDITIONS = (
     {"findings": ["No Finding"], "age": 30, "sex": "female", "view": "PA"},
     {"findings": ["No Finding"], "age": 70, "sex": "male", "view": "PA"},
@@ -40,7 +41,7 @@ SHEET_CONDITIONS = (
 class DenoiserModule(nn.Module):
     """UNet and text encoder as one module, so that a wrapper for several processes sees one forward pass."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModelWithProjection):
+    def __init__(self, unet: ChestUNet, text_encoder: CLIPTextModelWithProjection):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
@@ -81,6 +82,14 @@ class DenoiserStage:
         tag = _encoder_hash(autoencoder)
         self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
         self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
+        if not start:
+            unet.gaussian.fit(self._clean_latents())
+
+    def _clean_latents(self) -> torch.Tensor:
+        """Scaled latents of some training images as they are, at random."""
+        rows = np.random.default_rng(self.config.seed).permutation(len(self.latents))[:GAUSSIAN_IMAGES]
+        latents = self.latents[np.sort(rows), 0, : self.autoencoder.config.latent_channels]
+        return torch.from_numpy(latents.astype(np.float32)) * self.autoencoder.config.scaling_factor
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
@@ -181,9 +190,8 @@ class DenoiserStage:
 
 def _encoder_hash(autoencoder: ChestAutoencoder) -> str:
     """sha256 of what decides the latents."""
-    parts = (autoencoder.encoder, autoencoder.quant_conv, autoencoder.linear_encoder)
     digest = sha256()
-    for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
+    for tensor in autoencoder.linear_encoder.state_dict().values():
         digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
