@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from synthcxr.conditions import Condition, canonical_words, parse_prompt, to_prompt
 from synthcxr.errors import ModelError
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.model.autoencoder import (
     ChestAutoencoder,
     block_pca,
@@ -37,6 +37,7 @@ from synthcxr.model.autoencoder import (
 from synthcxr.model.embedded import AutoencoderShape, build_autoencoder, build_tokenizer
 from synthcxr.model.folder import EMBEDDED, load_model, save_model
 from synthcxr.model.prompts import understood, words_of
+from synthcxr.model.sampler import SamplerSettings
 
 
 def smooth_images(count: int, size: int = 64) -> torch.Tensor:

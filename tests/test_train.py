@@ -18,9 +18,10 @@ import yaml
 from safetensors.torch import load_file
 
 from synthcxr.data.dataset import Dataset
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.model.classifier import load_classifier
 from synthcxr.model.folder import load_model
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
 STAGES = ("autoencoder", "denoiser", "classifier")

@@ -17,8 +17,9 @@ from synthcxr.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from synthcxr.conditions import Condition
-    from synthcxr.generate import Generator, Request, SamplerSettings
+    from synthcxr.generate import Generator, Request
     from synthcxr.model.folder import Model
+    from synthcxr.model.sampler import SamplerSettings
 
 MAX_COUNT, MAX_STEPS, MAX_GUIDANCE, MAX_PROMPT = 16, 100, 10, 400
 MAX_SEED = 2**53 - MAX_COUNT  # beyond 2^53 a browser's numbers skip some whole ones
@@ -54,7 +55,8 @@ class Studio:
         Raises:
             gr.Error: an argument that breaks its rule, or a model that can't be opened; one line for the page.
         """
-        from synthcxr.generate import Generator, Request, SamplerSettings
+        from synthcxr.generate import Generator, Request
+        from synthcxr.model.sampler import SamplerSettings
 
         self._stop.clear()
         try:
@@ -141,11 +143,13 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
 
 def build(model: str | None = None) -> gr.Blocks:
     """The page over one model (None: the embedded one); the model is opened at the first request."""
-    from synthcxr.generate import SamplerSettings
+    from synthcxr.model.folder import EMBEDDED, read_info, resolve
+    from synthcxr.model.sampler import USUAL
 
+    info = read_info(resolve(EMBEDDED if model is None else model))
     with gr.Blocks(analytics_enabled=False, title="synthcxr", delete_cache=(CACHE_CHECKED, CACHE_AGE)) as page:
         gr.Markdown(NOTE)
-        inputs = _inputs(SamplerSettings())
+        inputs = _inputs(info.sampler if info else USUAL)
         with gr.Row():
             draw, stop = gr.Button("Generate", variant="primary"), gr.Button("Stop")
         # Plain text: a prompt is shown as it is, never as Markdown.

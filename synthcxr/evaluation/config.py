@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from synthcxr.config import Config
 from synthcxr.data.record import Split
 from synthcxr.evaluation.feature_set import AuditSettings
-from synthcxr.generate import SamplerSettings
+from synthcxr.model.sampler import SamplerSettings
 
 CACHE = Path("build/features")
 

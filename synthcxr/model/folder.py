@@ -21,6 +21,7 @@ from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.audit import AuditRecord
+from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
@@ -37,7 +38,8 @@ class ModelInfo(Config):
     """What `synthcxr.json` adds to a diffusers folder.
 
     `words` are those its training prompts held (None: unknown, as for stock checkpoints). `data_hash` is of the
-    training images. `audit` is the result of the privacy audit, None until there was one.
+    training images. `sampler` is how its pictures are drawn by default. `audit` is the result of the privacy audit,
+    None until there was one.
     """
 
     schema_version: int = 1
@@ -47,6 +49,7 @@ class ModelInfo(Config):
     preprocessing: str = "centre square, antialiased resize, [-1, 1]"
     words: tuple[str, ...] | None = None
     data_hash: str | None = None
+    sampler: SamplerSettings = USUAL
     audit: AuditRecord | None = None
 
 

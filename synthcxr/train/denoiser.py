@@ -12,13 +12,14 @@ from transformers import CLIPTextModelWithProjection
 from synthcxr.conditions import Condition, FindingState, canonical_words, to_prompt
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_timesteps, v_target
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet
 from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
 from synthcxr.model.denoiser import ChestUNet, build_scheduler
 from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_tokenizer, build_unet
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.model.prompts import words_of
+from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
@@ -161,8 +162,7 @@ class DenoiserStage:
         """Two seeds of each of the fixed conditions."""
         conditions = [Condition(**condition) for condition in SHEET_CONDITIONS]
         requests = [Request(condition=condition, seed=seed) for seed in (0, 1) for condition in conditions]
-        settings = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance)
-        generator = Generator(self.model(module), settings, batch_size=len(conditions))
+        generator = Generator(self.model(module), batch_size=len(conditions))
         return contact_sheet([image.pixels for image in generator(requests, progress=False)], columns=len(conditions))
 
     def model(self, module: DenoiserModule) -> Model:
@@ -174,12 +174,14 @@ class DenoiserStage:
         if self.settings.negatives:
             absent = {finding: FindingState(state="absent") for finding in NEGATABLE}
             prompts.append(to_prompt(Condition(findings=absent), self.settings.template))
+        drawn = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance)
         info = ModelInfo(
             name=self.config.name,
             template=self.settings.template,
             resolution=self.config.resolution,
             words=words_of(prompts, [c.age for c in conditions if c.age is not None]),
             data_hash=self.train.hash,
+            sampler=drawn.over(USUAL),
         )
         return Model(pipeline=pipeline, info=info, hash="unsaved")
 
