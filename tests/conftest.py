@@ -94,10 +94,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         autoencoder = build_autoencoder(AutoencoderShape(latent_channels=4, channels=(16, 16, 16), groups=8), 64)
-        # The decoder starts at zero; the prompt must show in a picture all the same.
+        # Decoder and denoiser start at zero; the prompt must show in a picture all the same.
         torch.nn.init.normal_(autoencoder.linear_decoder.weight, std=0.2)
         tokenizer = build_tokenizer(canonical_words(), shape.tokens)
         unet, text_encoder = build_unet(shape, 4, 64), build_text_encoder(shape, tokenizer)
+        unet.gaussian.fit(torch.randn(40, 4, 4, 4))
+        torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
     pipeline = build_pipeline(autoencoder, unet, text_encoder, tokenizer, build_scheduler())
     pipeline.set_progress_bar_config(disable=True)
     info = ModelInfo(name="tiny", resolution=64, words=tuple(sorted(words)))
