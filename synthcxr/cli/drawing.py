@@ -1,0 +1,73 @@
+"""`synthcxr generate` and `synthcxr demo`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synthcxr.cli.quiet import quiet
+from synthcxr.cli.words import AsJson, DryRun, Fresh, given, load, print_config, sort_words
+
+
+def generate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT|CONFIG.yaml|key=value]...")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", help="pictures a prompt")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the first picture; the next ones count up")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the pictures")] = None,
+    steps: Annotated[int | None, typer.Option(help="of the sampler")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1: none; higher: closer to the prompt, less varied")] = None,
+    sampler: Annotated[str | None, typer.Option(help="dpm++, sde-dpm++ or ddim")] = None,
+    model: Annotated[str | None, typer.Option(help="folder, or hub id with its revision; default: embedded")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="pictures drawn at once")] = None,
+    format: Annotated[str | None, typer.Option(help="png or dicom")] = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw pictures from text prompts."""
+    quiet()
+    from synthcxr.generate import GenerateConfig, open_generator, run
+
+    config, overrides, prompts = sort_words(words, GenerateConfig)
+    flags = {
+        "count": count, "seed": seed, "output": output and str(output), "model": model, "batch_size": batch_size,
+        "format": format,
+        "settings.steps": steps, "settings.guidance": guidance, "settings.sampler": sampler,
+        "prompts": prompts or None,
+    }  # fmt: skip
+    resolved = load(GenerateConfig, config, overrides + given(flags))
+    _say_understood(resolved)
+    if dry_run:
+        return print_config(resolved)
+    generator = open_generator(resolved)
+    _warn_unseen(generator, resolved)
+    paths = run(resolved, fresh, generator)
+    print(json.dumps([str(path) for path in paths]) if as_json else "\n".join(map(str, paths)))
+
+
+def demo(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    model: Annotated[str | None, typer.Option(help="folder or hub id with its revision; default: embedded")] = None,
+) -> None:
+    """Open the demo page on this machine."""
+    quiet()
+    from synthcxr.demo import launch
+
+    launch(model=model, port=port)
+
+
+def _say_understood(config: Any) -> None:
+    from synthcxr.conditions import describe
+
+    for condition in dict(config.understood()).values():
+        print(f"understood: {describe(condition)}", file=sys.stderr)
+
+
+def _warn_unseen(generator: Any, config: Any) -> None:
+    for condition in dict(config.understood()).values():
+        told, unseen = generator.prompt(condition)
+        if unseen:
+            words = ", ".join(map(repr, unseen))
+            print(f"warning: the model never saw {words}; it is told {told!r}", file=sys.stderr)
