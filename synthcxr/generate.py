@@ -26,9 +26,11 @@ from synthcxr.model.prompts import PromptEmbeddings, embed, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
 from synthcxr.reports import scrub
 from synthcxr.runs import Run, write_text
+from synthcxr.vocabulary import Finding
 
 log = logging.getLogger(__name__)
 
+RARE = 100  # training images of a finding, below which a user is told
 GUIDED_TENSORS = (
     "prompt_embeds",
     "add_text_embeds",
@@ -75,6 +77,12 @@ class Generator:
         info = self.model.info
         kept, missing = understood(condition, info.template, info.words)
         return to_prompt(kept, info.template), missing
+
+    def rare(self, condition: Condition) -> dict[Finding, int]:
+        """Findings of the condition that few training images showed, and how many: the model hardly knows them."""
+        counts = self.model.info.findings
+        asked = [finding for finding, state in condition.findings.items() if state.state == "present"]
+        return {f: counts.get(f, 0) for f in asked if counts.get(f, 0) < RARE} if counts is not None else {}
 
     def __call__(
         self, requests: Sequence[Request], progress: bool = True, stop: Callable[[], bool] = lambda: False

@@ -102,7 +102,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
     pipeline = build_pipeline(autoencoder, unet, text_encoder, tokenizer, build_scheduler())
     pipeline.set_progress_bar_config(disable=True)
-    info = ModelInfo(name="tiny", resolution=64, words=tuple(sorted(words)))
+    info = ModelInfo(
+        name="tiny", resolution=64, words=tuple(sorted(words)), findings={"Cardiomegaly": 120, "Pleural Effusion": 7}
+    )
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_model(Model(pipeline, info, "unsaved"), folder, "# tiny: random weights, for tests\n")
     return folder

@@ -76,13 +76,13 @@ class Gaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self, latents_bchw: torch.Tensor) -> None:
-        """Set everything to what these latents show, at least as many as there are directions to keep."""
+        """Set everything to what these latents show; fewer of them than directions leave the others zero."""
         self.mean.copy_(latents_bchw.mean(0))
         rows = (latents_bchw - self.mean).flatten(1)
         values, vectors = torch.linalg.eigh((rows @ rows.T / len(rows)).double())
         values, vectors = (part.flip(-1)[..., : len(self.loudness)].float() for part in (values, vectors))
-        self.directions.copy_(nn.functional.normalize(vectors.T @ rows))
-        self.loudness.copy_(values.clamp_min(0).sqrt())
+        self.directions.zero_()[: len(values)] = nn.functional.normalize(vectors.T @ rows)
+        self.loudness.zero_()[: len(values)] = values.clamp_min(0).sqrt()
         left = rows - rows @ self.directions.T @ self.directions
         self.spectrum.copy_(self._cosines(left.view_as(latents_bchw)).square().mean(0).sqrt())
 

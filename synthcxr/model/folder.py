@@ -23,6 +23,7 @@ from synthcxr.errors import ModelError, shown
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
+from synthcxr.vocabulary import Finding
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
@@ -37,9 +38,9 @@ UNLOADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportErro
 class ModelInfo(Config):
     """What `synthcxr.json` adds to a diffusers folder.
 
-    `words` are those its training prompts held (None: unknown, as for stock checkpoints). `data_hash` is of the
-    training images. `sampler` is how its pictures are drawn by default. `audit` is the result of the privacy audit,
-    None until there was one.
+    `words` are those its training prompts held, `findings` how many training images showed each finding (None:
+    unknown, as for stock checkpoints). `data_hash` is of the training images. `sampler` is how its pictures are drawn
+    by default. `audit` is the result of the privacy audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -48,6 +49,7 @@ class ModelInfo(Config):
     resolution: int
     preprocessing: str = "centre square, antialiased resize, [-1, 1]"
     words: tuple[str, ...] | None = None
+    findings: dict[Finding, int] | None = None
     data_hash: str | None = None
     sampler: SamplerSettings = USUAL
     audit: AuditRecord | None = None

@@ -1,5 +1,7 @@
 """Stage 2: the denoiser with its text encoder, on cached latents."""
 
+from collections import Counter
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
 from synthcxr.train.config import TrainConfig
+from synthcxr.vocabulary import Finding
 
 GAUSSIAN_IMAGES = 4000
 SHEET_CONDITIONS = (
@@ -180,6 +183,7 @@ class DenoiserStage:
             template=self.settings.template,
             resolution=self.config.resolution,
             words=words_of(prompts, [c.age for c in conditions if c.age is not None]),
+            findings=_shown(conditions),
             data_hash=self.train.hash,
             sampler=drawn.over(USUAL),
         )
@@ -188,6 +192,12 @@ class DenoiserStage:
     def finish(self, device: torch.device) -> Model:
         """The trained model; call with the EMA weights in place."""
         return self.model(self.module)
+
+
+def _shown(conditions: Sequence[Condition]) -> dict[Finding, int]:
+    """How many images show each finding of the vocabulary."""
+    present = (f for condition in conditions for f, state in condition.findings.items() if state.state == "present")
+    return {finding: count for finding, count in sorted(Counter(present).items())}
 
 
 def _encoder_hash(autoencoder: ChestAutoencoder) -> str:
