@@ -1,6 +1,6 @@
 """Choose how a model's pictures are drawn by default, on validation patients.
 
-    python scripts/tune_sampler.py MODEL [--data DATASET] [--images 128] [--write] [SETTING ...]
+    python scripts/tune_sampler.py MODEL [--data DATASET] [--images 128] [--write] [--settings SETTING ...]
 
 A SETTING is SAMPLER:STEPS:GUIDANCE:GUIDED:RESCALE, such as dpm++:20:2:0.5:0; without any, a grid of them is tried. Each
 draws pictures of the same conditions with the same seeds. What is printed: the kernel distance to all validation images
@@ -67,7 +67,7 @@ def measured(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
-    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--settings", nargs="+", default=[])
     parser.add_argument("--data", type=Path, default=Path("build/data/nih"))
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets")
