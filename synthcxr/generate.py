@@ -242,7 +242,7 @@ def run(config: GenerateConfig, fresh: bool = False, generator: Generator | None
         for path, (prompt, _), generated in zip(paths, asked, drawn, strict=True):
             row = {"file_name": path.name, "prompt": prompt, **provenance(generated, generator)}
             if config.format == "dicom":
-                row["sop_instance_uid"] = _write_dicom(path, generated, prompt, generator, config.dicom)
+                row["sop_instance_uid"] = save_dicom(path, generated, prompt, generator, config.dicom)
             else:
                 write_png(path, generated.pixels, row)
             rows.append(row)
@@ -265,7 +265,8 @@ def provenance(generated: Generated, generator: Generator) -> dict[str, Any]:
     }
 
 
-def _write_dicom(path: Path, generated: Generated, prompt: str, generator: Generator, settings: DicomSettings) -> str:
+def save_dicom(path: Path, generated: Generated, prompt: str, generator: Generator, settings: DicomSettings) -> str:
+    """One picture as a DICOM file, whole or not at all; returns its SOP Instance UID."""
     info = generator.model.info
     # A file that says LATERAL is hung as one: the header holds what the model was told, not words it never saw.
     told, _ = understood(generated.request.condition, info.template, info.words)

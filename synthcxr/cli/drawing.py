@@ -50,12 +50,17 @@ def generate(
 def demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     model: Annotated[str | None, typer.Option(help="folder or hub id with its revision; default: embedded")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on; others than this machine's own need a password")] = (
+        "127.0.0.1"
+    ),
+    # From the environment alone: arguments are seen by every user of a machine.
+    auth: Annotated[str | None, typer.Option(envvar="SYNTHCXR_DEMO_AUTH", hidden=True)] = None,
 ) -> None:
-    """Open the demo page on this machine."""
+    """Open the demo page on this machine; with SYNTHCXR_DEMO_AUTH=user:password and --host also to others."""
     quiet()
     from synthcxr.demo import launch
 
-    launch(model=model, port=port)
+    launch(model=model, port=port, host=host, auth=auth)
 
 
 def _say_understood(config: Any) -> None:
