@@ -28,6 +28,7 @@ from synthcxr.vocabulary import Finding
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
 CLASSIFIER = "classifier"  # the folder of model.classifier's
+CONTRASTIVE = "contrastive"  # the folder of model.contrastive's
 SCREEN = "screen"  # the folder of synthesis.screen's
 SHARD_SIZE = "15MB"
 ORIGIN = ("_name_or_path", "is_local", "local_files_only")  # keys of configurations
@@ -69,13 +70,17 @@ class Model:
         return self.info.audit is not None and self.info.audit.passed_by(self.hash)
 
 
-def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
+def save_model(
+    model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None,
+    contrastive: Path | None = None,
+) -> str:  # fmt: skip
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
     Args:
         card: Markdown of the model card (README.md).
         half: weights as float16, which halves them at no visible cost.
         classifier: folder of a classifier to go with it (see model.classifier).
+        contrastive: folder of an image-text model that reads this classifier (see model.contrastive).
     """
     folder = Path(folder)
     new = folder.with_name(f"{folder.name}.new")
@@ -84,8 +89,9 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True, classif
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
             model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
-        if classifier:
-            shutil.copytree(classifier, temporary / CLASSIFIER)
+        for part, name in ((classifier, CLASSIFIER), (contrastive, CONTRASTIVE)):
+            if part:
+                shutil.copytree(part, temporary / name)
         _tidy_configs(temporary)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
@@ -156,10 +162,10 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures.
 
-    Card, classifier, screen and audit aren't part of it: they judge what was drawn, and may be added later.
+    Card, classifier, image-text model, screen and audit aren't part of it: they judge what was drawn, and may be added later.
     """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
-    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, SCREEN))
+    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, CONTRASTIVE, SCREEN))
     return hash_files(decisive, _unaudited)
 
 
