@@ -20,6 +20,7 @@ from synthcxr.dicom.write import DicomSettings, Provenance, check_compression, w
 from synthcxr.diffusion import image_noise, step_generators
 from synthcxr.errors import ConfigError, ModelError, RunError, shown
 from synthcxr.images import from_float, write_png
+from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
 from synthcxr.reports import scrub
@@ -104,11 +105,12 @@ class Generator:
     @torch.inference_mode()
     def _draw(self, batch: list[Request], stop: Callable[[], bool]) -> list[Generated]:
         pipeline, settings, size = self.model.pipeline, self.settings, self.model.info.resolution
+        base = base_of(pipeline)
         prompts = [self.prompt(request.condition)[0] for request in batch]
         pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
         side = size // pipeline.vae_scale_factor
         seeds = [request.seed for request in batch]
-        noise = image_noise(seeds, (pipeline.unet.config.in_channels, side, side))
+        noise = image_noise(seeds, (base.denoiser_of(pipeline).config.in_channels, side, side))
 
         def watch(_pipeline: object, _step: int, _timestep: int, tensors: dict) -> dict:
             if stop():
@@ -118,7 +120,7 @@ class Generator:
         images = pipeline(
             **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
             num_inference_steps=settings.steps, guidance_scale=settings.guidance, output_type="pt",
-            callback_on_step_end=watch, generator=step_generators(seeds),
+            callback_on_step_end=watch, generator=step_generators(seeds), **base.arguments,
         ).images  # fmt: skip
         pixels = from_float(images.float().mean(dim=1).cpu().numpy() * 2 - 1)
         return [
@@ -136,6 +138,9 @@ class Generator:
             "prompt_embeds": torch.cat([one.tokens for one in asked]),
             "negative_prompt_embeds": torch.cat([one.tokens for one in empty]),
         }
+        if asked[0].mask is not None:
+            arguments["prompt_attention_mask"] = torch.cat([one.mask for one in asked])
+            arguments["negative_prompt_attention_mask"] = torch.cat([one.mask for one in empty])
         if asked[0].pooled is not None:
             arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
             arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])
@@ -151,6 +156,8 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
     if not hasattr(schedule, "betas"):
         raise ModelError(f"sampler {name!r} doesn't run on the schedule of this model ({type(schedule).__name__})")
     if name == "ddim":
+        if schedule.config.get("prediction_type") == "flow_prediction":
+            raise ModelError("sampler 'ddim' doesn't draw from a model that tells flow; give dpm++ or sde-dpm++")
         return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=True)
     algorithm = "sde-dpmsolver++" if name == "sde-dpm++" else "dpmsolver++"
     return DPMSolverMultistepScheduler.from_config(
