@@ -21,6 +21,7 @@ from synthcxr.dicom.write import DicomSettings, Provenance, check_compression, w
 from synthcxr.diffusion import image_noise, step_generators
 from synthcxr.errors import ConfigError, RunError, shown
 from synthcxr.images import from_float, write_png
+from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
@@ -106,30 +107,29 @@ class Generator:
     @torch.inference_mode()
     def _draw(self, batch: list[Request], stop: Callable[[], bool]) -> list[Generated]:
         pipeline, settings, size = self.model.pipeline, self.settings, self.model.info.resolution
+        base = base_of(pipeline)
         prompts = [self.prompt(request.condition)[0] for request in batch]
         pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
         side = size // pipeline.vae_scale_factor
         seeds = [request.seed for request in batch]
-        noise = image_noise(seeds, (pipeline.unet.config.in_channels, side, side))
+        noise = image_noise(seeds, (base.denoiser_of(pipeline).config.in_channels, side, side))
 
         guided = math.ceil(settings.guided * settings.steps) if settings.guidance > 1 else 0
+        arguments = {**base.arguments, **({"guidance_rescale": settings.rescale} if base.guided else {})}
 
         def watch(pipeline: DiffusionPipeline, step: int, _timestep: int, tensors: dict) -> dict:
             if stop():
                 raise Stopped
-            if step + 1 == guided < settings.steps:  # from here on without the empty prompt, the first half of each
+            if base.guided and step + 1 == guided < settings.steps:  # from here on without the empty prompt
                 pipeline._guidance_scale = 1.0
-                tensors |= {name: tensors[name].chunk(2)[1] for name in GUIDED_TENSORS if name in tensors}
+                tensors |= {name: tensors[name].chunk(2)[1] for name in base.guided}
             return tensors
 
         images = pipeline(
             **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
             num_inference_steps=settings.steps, guidance_scale=settings.guidance if guided else 1.0,
-            guidance_rescale=settings.rescale, output_type="pt", generator=step_generators(seeds),
-            callback_on_step_end=watch,
-            callback_on_step_end_tensor_inputs=[
-                name for name in pipeline._callback_tensor_inputs if name in GUIDED_TENSORS
-            ],
+            output_type="pt", generator=step_generators(seeds), callback_on_step_end=watch,
+            callback_on_step_end_tensor_inputs=["latents", *base.guided], **arguments,
         ).images  # fmt: skip
         pixels = from_float(images.float().mean(dim=1).cpu().numpy() * 2 - 1)
         return [
@@ -147,6 +147,9 @@ class Generator:
             "prompt_embeds": torch.cat([one.tokens for one in asked]),
             "negative_prompt_embeds": torch.cat([one.tokens for one in empty]),
         }
+        if asked[0].mask is not None:
+            arguments["prompt_attention_mask"] = torch.cat([one.mask for one in asked])
+            arguments["negative_prompt_attention_mask"] = torch.cat([one.mask for one in empty])
         if asked[0].pooled is not None:
             arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
             arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])

@@ -21,6 +21,7 @@ from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.audit import AuditRecord
+from synthcxr.model.bases import base_of
 from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
 from synthcxr.vocabulary import Finding
@@ -143,14 +144,18 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{shown(folder)} isn't a model (no model_index.json); give a folder in the diffusers layout")
     try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        # Made for photographs, the checker blackens radiographs at random.
+        without = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, **without
         )
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{shown(folder)} can't be loaded ({reason}); restore its files or train again") from error
-    if not all(isinstance(getattr(pipeline, part, None), torch.nn.Module) for part in ("unet", "vae")):
-        raise ModelError(f"{shown(folder)} is a {type(pipeline).__name__}; give a model in a Stable Diffusion layout")
+    denoiser = base_of(pipeline).denoiser
+    if not all(isinstance(getattr(pipeline, part, None), torch.nn.Module) for part in (denoiser, "vae")):
+        raise ModelError(f"{shown(folder)} lacks {denoiser} or vae; restore its files or train again")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)
@@ -217,9 +222,10 @@ def resolve(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    patterns = ["*.json", "*.txt", "*/*.safetensors", "*.model"]
+    others = ["*.fp16.*", "*.non_ema.*", "safety_checker/*"]  # the same weights again, and what isn't loaded
     try:
-        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns, ignore_patterns=others))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -246,7 +252,7 @@ def read_info(folder: Path) -> ModelInfo | None:
 def _info(folder: Path, pipeline: DiffusionPipeline, name: str) -> ModelInfo:
     if told := read_info(folder):
         return told
-    # A stock folder: its native size is that of the UNet, one number or height and width.
-    size = pipeline.unet.config.sample_size or 64
+    # A stock folder: its native size is that of the denoiser, one number or height and width.
+    size = base_of(pipeline).denoiser_of(pipeline).config.sample_size or 64
     side = size if isinstance(size, int) else min(size)
     return ModelInfo(name=name, resolution=side * pipeline.vae_scale_factor)

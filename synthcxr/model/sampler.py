@@ -25,7 +25,7 @@ class SamplerSettings(Config):
     guidance: float | None = Field(None, ge=1, le=30, description="classifier-free guidance; 1 switches it off")
     guided: float | None = Field(
         None, ge=0, le=1, description="share of the steps, from the first on, that are guided (Kynkaanniemi et al. "
-        "2024: guidance at low noise adds nothing); the others cost half",
+        "2024: guidance at low noise adds nothing); the others cost half; all of them where the layout allows no end",
     )  # fmt: skip
     rescale: float | None = Field(
         None, ge=0, le=1, description="how far the contrast that guidance adds is taken back (Lin et al. 2024, eq. 16)"
@@ -49,6 +49,8 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
     if not hasattr(schedule, "betas"):
         raise ModelError(f"sampler {name!r} doesn't run on the schedule of this model ({type(schedule).__name__})")
     if name == "ddim":
+        if schedule.config.get("prediction_type") == "flow_prediction":
+            raise ModelError("sampler 'ddim' doesn't draw from a model that tells flow; give dpm++ or sde-dpm++")
         return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=True)
     algorithm = "sde-dpmsolver++" if name == "sde-dpm++" else "dpmsolver++"
     return DPMSolverMultistepScheduler.from_config(

@@ -27,7 +27,12 @@ from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("autoencoder.steps", "denoiser.steps", "classifier.steps", "contrastive.steps")  # see loop.Trainer._resume
+MAY_CHANGE = (
+    "autoencoder.steps",
+    "denoiser.steps",
+    "classifier.steps",
+    "contrastive.steps",
+)  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -128,9 +133,7 @@ def _contrastive(
                 "or start= from a model that has one"
             )
         with accelerator.main_process_first():
-            stage = ContrastiveStage(
-                config, train, validation, classifier, config.output / "cache", accelerator.device
-            )
+            stage = ContrastiveStage(config, train, validation, classifier, config.output / "cache", accelerator.device)
         _train_part(stage, accelerator, folder, path, half=True, tokenizer=stage.tokenizer)
     if not path.exists() and config.start and classifier == resolve(config.start) / CLASSIFIER:
         path = resolve(config.start) / CONTRASTIVE
