@@ -19,7 +19,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
 PATIENCE = 600_000  # milliseconds
-SIZES = {
+SIZES = {  # of the window, and whether it's dark
     "": (1280, 800, "light"),
     "-dark": (1280, 800, "dark"),
     "-phone": (390, 800, "light"),
@@ -62,27 +62,24 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or sys.exit("no chromium here; set CHROMIUM")
     running = launch(port=7867, block=False)
-    with sync_playwright() as playwright:
-        for suffix, (width, height, scheme) in SIZES.items():
-            with tempfile.TemporaryDirectory() as profile:
-                context = playwright.chromium.launch_persistent_context(
-                    profile, executable_path=chromium, args=FLAGS, color_scheme=scheme,
-                    viewport={"width": width, "height": height},
-                )  # fmt: skip
-                page = context.pages[0]
-                page.goto("http://127.0.0.1:7867")
-                page.wait_for_selector("#generate")
-                for name, act in SHOTS.items():
-                    if suffix and name not in ("generate", "compare") and len(sys.argv) < 3:
-                        continue
-                    act(page)
-                    page.wait_for_timeout(1500)
-                    page.mouse.move(0, 0)
-                    page.screenshot(path=folder / f"demo-{name}{suffix}.png", full_page=name != "about")
-                    wide = page.evaluate("document.documentElement.scrollWidth")
-                    if wide > width:
-                        print(f"{name}{suffix}: {wide} pixels wide, the window {width}")
-                context.close()
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
+        context = playwright.chromium.launch_persistent_context(profile, executable_path=chromium, args=FLAGS)
+        page = context.pages[0]
+        page.set_viewport_size({"width": 1280, "height": 800})
+        page.goto("http://127.0.0.1:7867")
+        page.wait_for_selector("#generate")
+        for name, act in SHOTS.items():
+            act(page)
+            for suffix, (width, height, scheme) in SIZES.items():
+                page.set_viewport_size({"width": width, "height": height})
+                page.emulate_media(color_scheme=scheme)
+                page.mouse.move(0, 0)
+                page.wait_for_timeout(1500)
+                page.screenshot(path=folder / f"demo-{name}{suffix}.png", full_page=name != "about")
+                if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
+                    print(f"{name}{suffix}: {wide} pixels wide, the window {width}")
+            page.set_viewport_size({"width": 1280, "height": 800})
+        context.close()
     running.close()
 
 

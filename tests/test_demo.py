@@ -348,6 +348,12 @@ def test_audit_with_the_embedded_model(tmp_path: Path) -> None:
     assert "Validation patients" not in card_of(studio) and "What it can't do" in card_of(studio)
 
 
+def test_app_is_the_same_as_the_verb() -> None:
+    app = Path(__file__).parents[1] / "app.py"
+    shown = subprocess.run([sys.executable, app, "--help"], capture_output=True, text=True, timeout=PATIENCE)
+    assert shown.returncode == 0 and "--port" in shown.stdout and "--host" in shown.stdout
+
+
 @pytest.mark.slow
 def test_memory_stays_flat_over_a_thousand_requests(port: int, client: Any) -> None:
     """In this very process the server runs too: what either keeps of a request would show."""

@@ -6,16 +6,20 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the demo isn't tried in a browser")
 
 from synthcxr.demo import launch  # noqa: E402
+from synthcxr.demo.page import WAITING  # noqa: E402
+from synthcxr.demo.studio import Studio  # noqa: E402
 from synthcxr.dicom.read import read_dicom  # noqa: E402
 from synthcxr.images import read_image, read_provenance  # noqa: E402
 
@@ -154,6 +158,24 @@ def test_mistakes_are_told(page: "playwright.Page") -> None:
     page.get_by_role("tab", name="Audit").click()
     page.click("#audit")
     page.wait_for_selector(".toast-body:has-text('no pictures yet')")
+
+
+def test_a_full_queue_is_told(page: "playwright.Page", address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+
+    def wait(*_: object) -> Iterator[None]:
+        free.wait(PATIENCE / 1000)
+        yield from ()
+
+    monkeypatch.setattr(Studio, "draw", wait)
+    call = f"{address}/gradio_api/call/generate"
+    try:
+        answers = [httpx.post(call, json={"data": ["", 0, 1, 1, 1]}, timeout=60) for _ in range(WAITING + 4)]
+        assert {answer.status_code for answer in answers} == {200, 503}
+        page.click("#generate")
+        page.wait_for_selector(".toast-body:has-text('busy')")
+    finally:
+        free.set()
 
 
 @pytest.mark.parametrize("width", [390, 1280])

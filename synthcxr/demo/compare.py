@@ -91,7 +91,7 @@ def _differences(drawn: list[Drawn], asked: list[tuple[str, Condition]]) -> Pict
 
     if not drawn:
         return []
-    shown = [(str(drawn[0].png), f"synthetic · {asked[0][0]} · what the others are held against")]
+    shown = [(str(drawn[0].png), f"synthetic · {asked[0][0]} · the first")]
     for (label, _), one in zip(asked[1:], drawn[1:], strict=False):
         pixels, mean = difference(read_image(drawn[0].png), read_image(one.png))
         path = one.png.with_name(f"{one.png.stem}-difference.png")

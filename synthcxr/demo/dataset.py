@@ -1,8 +1,8 @@
 """The tab Dataset: a small `synthcxr synthesize`, in a process of its own, that can be cancelled at any moment."""
 
+import atexit
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FINDINGS = tuple(finding.value for finding in Finding)
 VIEWS = ("PA", "AP")
-HEADERS = ["picture", "prompt", "seed", "attempts"]
+HEADERS = ["row", "prompt", "seed", "attempts"]
 SHARD_ROWS = 4  # pictures between two reports of progress
 SHOWN = 12
 STEPS = 25  # half of what the library takes: a first look shouldn't need minutes
@@ -43,6 +43,8 @@ def job_config(
     Raises:
         UserError: an argument that breaks its rule.
     """
+    import torch
+
     plan = {
         "kind": "balanced", "rows": whole("rows", rows, 1, inputs.MAX_ROWS), "age": [[20, 49], [50, 90]],
         "findings": list(chosen("findings", findings, FINDINGS)) or [Finding.NO_FINDING.value],
@@ -54,7 +56,8 @@ def job_config(
             "steps": whole("steps", steps, 1, inputs.MAX_STEPS),
             "guidance": number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
         },
-        "batch_size": SHARD_ROWS, "shard_rows": SHARD_ROWS, "threads": os.cpu_count() or 1, "engine": {"workers": 1},
+        "batch_size": SHARD_ROWS, "shard_rows": SHARD_ROWS, "threads": torch.get_num_threads(),
+        "engine": {"workers": 1},
     }  # fmt: skip
     if screened is not True:
         config["screen"] = None
@@ -98,11 +101,13 @@ def make_dataset(studio: Studio, session: str | None, *arguments: Any) -> Iterat
 def _process(job: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command line's own process; it ends with the drawing, also where the browser has gone."""
     command = [sys.executable, "-m", "synthcxr.cli", "synthesize", str(job), "--json"]
-    with open(job.with_name("log"), "wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL)
+    with open(job.with_name("log"), "wb") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, stdin=subprocess.DEVNULL)
+    atexit.register(process.kill)  # and with the server, whose threads end without a word
     try:
         yield process
     finally:
+        atexit.unregister(process.kill)
         if process.poll() is None:
             process.kill()
         process.wait()
@@ -129,13 +134,14 @@ def _finished(folder: Path) -> Update:
 
     dataset = Dataset.open(folder / "dataset")
     rows, pictures = [], []
-    for place, record in enumerate(dataset.records):
+    for record in sorted(dataset.records, key=lambda record: record.id):
+        number = int(record.id.rpartition("-")[2])
         attempts = json.loads(record.screen)["attempt"] + 1 if record.screen else 1
-        rows.append([record.id, record.prompt or "", str(record.seed), str(attempts)])
-        if place < SHOWN:
+        rows.append([str(number), record.prompt or "", str(record.seed), str(attempts)])
+        if len(pictures) < SHOWN:
             path = folder / f"synthetic-{record.id}.png"
             path.write_bytes(dataset.read_bytes(record))
-            pictures.append((str(path), f"synthetic · {record.prompt}"))
+            pictures.append((str(path), f"synthetic · row {number}"))
     archive = folder / "synthetic-dataset.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(dataset.path.rglob("*")):
@@ -182,7 +188,14 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
             archive = gr.DownloadButton("The dataset as ZIP", visible=False, elem_id="download-dataset")
             pictures = gallery_of(f"The first {SHOWN}", 4, "made")
             table = gr.Dataframe(
-                headers=HEADERS, datatype="str", interactive=False, label="Rows", max_height=320, elem_id="rows"
+                headers=HEADERS,
+                datatype="str",
+                interactive=False,
+                label="Rows",
+                max_height=320,
+                elem_id="rows",
+                column_widths=["12%", "50%", "26%", "12%"],
+                wrap=True,
             )
 
     def run(

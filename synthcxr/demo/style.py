@@ -29,6 +29,8 @@ CSS = """
 .lead { max-width: 76ch; }
 .lead p { color: var(--body-text-color-subdued); }
 .pictures .grid-wrap { max-height: none !important; height: auto !important; overflow: visible; }
+.pictures .grid-container { grid-template-rows: none !important; }
+.pictures .caption-label { opacity: 1 !important; } /* also under the pointer */
 .pictures > .block-label, .pictures label[data-testid=block-label] { position: static; border: 0; background: none;
   padding: 8px 12px 0; }
 .pictures .thumbnail-item, .pictures .thumbnail-lg { background: #000; border-radius: 8px; border-color: transparent; }
