@@ -79,7 +79,7 @@ class Reader:
         sharp = np.array([row for row, record in enumerate(records) if _native(record) >= config.size], dtype=int)
         large = [records[row] for row in sharp]
         looks = self._rows(appearance_extractor(), dataset, large) if large else np.empty((0, 1))
-        pairs = self._pairs(dataset, records) if self.image_text else None
+        pairs = self._pairs(dataset, records, judged) if self.image_text else None
         return Part(dataset, name, records, _units(dataset, records), features, sharp, looks, judged, pairs)
 
     def _image_text(self) -> ImageText | None:
@@ -91,9 +91,11 @@ class Reader:
             log.warning("nobody compares pictures with words: %s", error)
             return None
 
-    def _pairs(self, dataset: Dataset, records: Sequence[Record]) -> Pairs:
-        prompts = [self.image_text.prompt(record.condition) for record in records]
-        return Pairs(self._rows(self.image_text.images, dataset, records), self.image_text.embed(prompts), prompts)
+    def _pairs(self, dataset: Dataset, records: Sequence[Record], judged: Readings | None) -> Pairs:
+        model = self.image_text
+        rows = judged.features if model.extractor is None else self._rows(model.extractor, dataset, records)
+        prompts = [model.prompt(record.condition) for record in records]
+        return Pairs(model.images(rows), model.embed(prompts), prompts)
 
     def _rows(self, extractor: Extractor, dataset: Dataset, records: Sequence[Record]) -> np.ndarray:
         return features_of(extractor, dataset, records, self.config.size, self.config.cache)

@@ -7,7 +7,9 @@ from synthcxr.config import Config
 from synthcxr.evaluation.scores import Direction, Score
 
 Section = Literal["fidelity", "appearance", "diversity", "alignment", "control", "fairness"]
-Against = Literal["real against real", "judge on real images", "pairs of real images", "real images with their own words"]
+Against = Literal[
+    "real against real", "judge on real images", "pairs of real images", "real images with their own words"
+]
 
 
 class Number(Config):

@@ -27,7 +27,8 @@ from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("autoencoder.steps", "denoiser.steps", "classifier.steps", "contrastive.steps")  # see loop.Trainer._resume
+PARTS = ("autoencoder", "denoiser", "classifier", "contrastive")
+MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
-        for name in ("autoencoder", "classifier", "contrastive"):
+        for name in PARTS:
             if (file := folder.folder / name / "result.json").exists():
                 measured[name] = json.loads(file.read_text())
         samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in sorted(measured)}
@@ -124,13 +125,11 @@ def _contrastive(
     if config.contrastive.steps and not path.exists():
         if classifier is None:
             raise ModelError(
-                "contrastive.steps asks for a classifier, whose features are compared with words: set classifier.steps, "
-                "or start= from a model that has one"
+                "contrastive.steps asks for a classifier, whose features words are compared with: "
+                "set classifier.steps, or start= from a model that has one"
             )
         with accelerator.main_process_first():
-            stage = ContrastiveStage(
-                config, train, validation, classifier, config.output / "cache", accelerator.device
-            )
+            stage = ContrastiveStage(config, train, validation, classifier, config.output / "cache", accelerator.device)
         _train_part(stage, accelerator, folder, path, half=True, tokenizer=stage.tokenizer)
     if not path.exists() and config.start and classifier == resolve(config.start) / CLASSIFIER:
         path = resolve(config.start) / CONTRASTIVE
