@@ -122,13 +122,13 @@ def _transformers(source: str) -> Extractor:
         unit = (interpolate(images_bchw, (size, size), mode="bicubic", antialias=True).clamp(-1, 1) + 1) / 2
         inputs = (unit.expand(-1, channels, -1, -1) - mean[:channels, None, None]) / deviation[:channels, None, None]
         if hasattr(network, "get_image_features"):  # image-text models
-            return _pooled(network.get_image_features(pixel_values=inputs))
-        return _pooled(network(pixel_values=inputs))
+            return pooled_output(network.get_image_features(pixel_values=inputs))
+        return pooled_output(network(pixel_values=inputs))
 
     return Extractor(f"transformers {hash_files(folder.glob('*'))}", batched(forward))
 
 
-def _pooled(told: Any) -> torch.Tensor:
+def pooled_output(told: Any) -> torch.Tensor:
     """(b, d): the pooled output where a model has one, else the mean over its tokens or places."""
     if isinstance(told, torch.Tensor):
         return told

@@ -11,7 +11,7 @@ import torch
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.curate.decide import Extractor
 from synthcxr.errors import ModelError, shown
-from synthcxr.evaluation.features import open_extractor
+from synthcxr.evaluation.features import open_extractor, pooled_output
 from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, weighted_auc, weighted_mean
 from synthcxr.evaluation.scores import Score
 from synthcxr.model.classifier import FINDINGS, LABELS, targets
@@ -197,19 +197,19 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def _clip_texts(source: str) -> Callable[[Sequence[str]], np.ndarray]:
     """The text side of a CLIPModel of transformers; prompts beyond its length are cut."""
-    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+    from transformers import AutoTokenizer, CLIPModel
 
     folder = resolve(source)
     _check_clip(folder)
     try:
-        network = CLIPTextModelWithProjection.from_pretrained(
+        network = CLIPModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
         ).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{shown(folder)} can't be loaded as an image-text model ({reason}); give another") from error
-    length = network.config.max_position_embeddings
+    length = network.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
     def embed(prompts: Sequence[str]) -> np.ndarray:
@@ -217,7 +217,8 @@ def _clip_texts(source: str) -> Callable[[Sequence[str]], np.ndarray]:
         for start in range(0, len(prompts), BATCH):
             part = list(prompts[start : start + BATCH])
             tokens = tokenizer(part, padding=True, truncation=True, max_length=length, return_tensors="pt")
-            parts.append(network(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds.numpy())
+            told = network.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+            parts.append(pooled_output(told).numpy())
         return _unit(np.concatenate(parts))
 
     return embed

@@ -44,6 +44,7 @@ class ImageText(PreTrainedModel):
     """
 
     config_class = CLIPTextConfig
+    _supports_sdpa = True  # as the text tower does
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__(config)
