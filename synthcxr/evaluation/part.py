@@ -83,6 +83,8 @@ class Reader:
         return Part(dataset, name, records, _units(dataset, records), features, sharp, looks, judged, pairs)
 
     def _image_text(self) -> ImageText | None:
+        if self.judge is None and self.config.image_text is None:
+            return None  # the model's own reads what the judge saw
         try:
             return open_image_text(self.config.image_text, self.config.model)
         except ModelError as error:
