@@ -30,7 +30,7 @@ class EvaluateConfig(Config):
     train_split: Split | None = Field("train", description="of the training images; none: all")
     extractor: str = Field(
         "embedded",
-        description="embedded (the model's classifier), pixels, xrv:WEIGHTS, rad-dino@REVISION, or a transformers "
+        description="embedded (the model's classifier), pixels, xrv:WEIGHTS, rad-dino, or a transformers "
         "vision model by folder or hub id (owner/name@revision)",
     )
     model: str | None = Field(None, description="whose classifier judges: a folder or hub id; none: the embedded model")

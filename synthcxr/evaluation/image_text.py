@@ -11,7 +11,7 @@ import torch
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.curate.decide import Extractor
 from synthcxr.errors import ModelError, shown
-from synthcxr.evaluation.features import open_extractor
+from synthcxr.evaluation.features import open_extractor, pooled_output
 from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, weighted_auc, weighted_mean
 from synthcxr.evaluation.scores import Score
 from synthcxr.model.classifier import FINDINGS, LABELS, targets
@@ -29,13 +29,15 @@ class ImageText:
 
     Attributes:
         name: with a hash of its weights.
-        images: gives (n, d) vectors of length 1.
+        extractor: of rows that `images` takes; None: it takes the features of the model's classifier, which judges.
+        images: from rows to (n, d) vectors of length 1.
         prompt: what it's told of a condition.
         embed: (n, d) vectors of length 1 of prompts.
     """
 
     name: str
-    images: Extractor
+    extractor: Extractor | None
+    images: Callable[[np.ndarray], np.ndarray]
     prompt: Callable[[Condition], str]
     embed: Callable[[Sequence[str]], np.ndarray]
 
@@ -68,13 +70,9 @@ def open_image_text(source: str | None, model: str | None) -> ImageText:
     """
     if source is None:
         own = load_contrastive(model)
-        name = f"image-text {own.hash} on classifier {own.classifier.hash}"
-        return ImageText(name, Extractor(name, own.read), own.prompt, own.embed)
-    extractor, embed = open_extractor(source), _clip_texts(source)
-    return ImageText(
-        extractor.name, Extractor(f"{extractor.name}, unit", lambda images: _unit(extractor.read(images))), to_prompt,
-        embed,
-    )  # fmt: skip
+        return ImageText(f"image-text {own.hash}", None, own.images, own.prompt, own.embed)
+    extractor = open_extractor(source)
+    return ImageText(extractor.name, extractor, _unit, to_prompt, _clip_texts(source))
 
 
 def similarity(pairs: Pairs, units: np.ndarray, seed: int = 0) -> list[Score]:
@@ -113,12 +111,13 @@ def similarity(pairs: Pairs, units: np.ndarray, seed: int = 0) -> list[Score]:
 def retrieval(
     pairs: Pairs, at: Sequence[int] = RECALLS, units: np.ndarray | None = None, seed: int = 0
 ) -> list[Recall]:
-    """Recall at k both ways: the own prompt among the k nearest of all that differ; an own image among the k nearest.
+    """Recall at k both ways: the own prompt of an image among the k nearest of all that differ; an image of a prompt
+    among the k nearest to it.
 
     Several images may share a prompt: any of them is right then, and chance is higher by as much.
 
     Args:
-        units: (n,) by which intervals are drawn; None: each image is its own.
+        units: (n,) by which intervals of images are drawn; None: each is its own. Those of prompts: by prompts.
     """
     texts, codes = _distinct(pairs)
     n, cosines = len(codes), pairs.images @ texts.T
@@ -128,15 +127,18 @@ def retrieval(
     counts = np.bincount(codes, minlength=len(texts))
     best = np.array([cosines[codes == code, code].max() for code in range(len(texts))])
     others = np.array([(cosines[codes != code, code] >= best[code]).sum() for code in range(len(texts))])
-    to_image = (others + 1)[codes]
-    weights = cluster_weights(np.arange(n) if units is None else units, seed=seed)
     found = []
-    for way, rank in (("image to text", to_text), ("text to image", to_image)):
+    for way, rank, drawn in (
+        ("image to text", to_text, np.arange(n) if units is None else units),
+        ("text to image", others + 1, np.arange(len(texts))),
+    ):
+        weights = cluster_weights(drawn, seed=seed)
         for k in at:
             hits = (rank <= k).astype(np.float64)
-            score = bootstrap_score(f"recall@{k}, {way}", hits.mean(), weighted_mean(hits, weights), n, "higher")
-            by_text = [min(1.0, k / len(texts))] * n if way == "image to text" else _some_of(counts, n, k)[codes]
-            found.append(Recall(score, float(np.mean(by_text))))
+            draws = weighted_mean(hits, weights)
+            score = bootstrap_score(f"recall@{k}, {way}", hits.mean(), draws, len(hits), "higher")
+            chance = min(1.0, k / len(texts)) if way == "image to text" else float(_some_of(counts, n, k).mean())
+            found.append(Recall(score, chance))
     return found
 
 
@@ -146,7 +148,7 @@ def zero_shot(
     """AUROC of sex, view and each finding by which of two prompts an image is nearer to: "Male." or "Female.", say.
 
     Args:
-        images: (n, d) of `model.images`.
+        images: (n, d), of `model.images`.
         units: (n,) by which intervals are drawn.
     """
     known, weights, scores = targets(conditions), cluster_weights(units, seed=seed), []
@@ -195,19 +197,19 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def _clip_texts(source: str) -> Callable[[Sequence[str]], np.ndarray]:
     """The text side of a CLIPModel of transformers; prompts beyond its length are cut."""
-    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+    from transformers import AutoTokenizer, CLIPModel
 
     folder = resolve(source)
     _check_clip(folder)
     try:
-        network = CLIPTextModelWithProjection.from_pretrained(
+        network = CLIPModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
         ).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{shown(folder)} can't be loaded as an image-text model ({reason}); give another") from error
-    length = network.config.max_position_embeddings
+    length = network.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
     def embed(prompts: Sequence[str]) -> np.ndarray:
@@ -215,7 +217,8 @@ def _clip_texts(source: str) -> Callable[[Sequence[str]], np.ndarray]:
         for start in range(0, len(prompts), BATCH):
             part = list(prompts[start : start + BATCH])
             tokens = tokenizer(part, padding=True, truncation=True, max_length=length, return_tensors="pt")
-            parts.append(network(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds.numpy())
+            told = network.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+            parts.append(pooled_output(told).numpy())
         return _unit(np.concatenate(parts))
 
     return embed

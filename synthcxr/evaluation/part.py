@@ -79,10 +79,12 @@ class Reader:
         sharp = np.array([row for row, record in enumerate(records) if _native(record) >= config.size], dtype=int)
         large = [records[row] for row in sharp]
         looks = self._rows(appearance_extractor(), dataset, large) if large else np.empty((0, 1))
-        pairs = self._pairs(dataset, records) if self.image_text else None
+        pairs = self._pairs(dataset, records, judged) if self.image_text else None
         return Part(dataset, name, records, _units(dataset, records), features, sharp, looks, judged, pairs)
 
     def _image_text(self) -> ImageText | None:
+        if self.judge is None and self.config.image_text is None:
+            return None  # the model's own reads what the judge saw
         try:
             return open_image_text(self.config.image_text, self.config.model)
         except ModelError as error:
@@ -91,9 +93,11 @@ class Reader:
             log.warning("nobody compares pictures with words: %s", error)
             return None
 
-    def _pairs(self, dataset: Dataset, records: Sequence[Record]) -> Pairs:
-        prompts = [self.image_text.prompt(record.condition) for record in records]
-        return Pairs(self._rows(self.image_text.images, dataset, records), self.image_text.embed(prompts), prompts)
+    def _pairs(self, dataset: Dataset, records: Sequence[Record], judged: Readings | None) -> Pairs:
+        model = self.image_text
+        rows = judged.features if model.extractor is None else self._rows(model.extractor, dataset, records)
+        prompts = [model.prompt(record.condition) for record in records]
+        return Pairs(model.images(rows), model.embed(prompts), prompts)
 
     def _rows(self, extractor: Extractor, dataset: Dataset, records: Sequence[Record]) -> np.ndarray:
         return features_of(extractor, dataset, records, self.config.size, self.config.cache)

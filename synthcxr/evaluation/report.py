@@ -80,7 +80,10 @@ def _inputs(result: Result) -> str:
         for row in rows
     ]  # fmt: skip
     packages = ", ".join(f"{name} {version}" for name, version in result.environment["packages"].items())
-    told = f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. Words: {_brief(result.image_text or 'none')}. Images at {result.size} px."
+    told = (
+        f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. "
+        f"Words: {_brief(result.image_text or 'none')}. Images at {result.size} px."
+    )
     read = table(("", "dataset", "images", "patients or groups", "manifest", "models"), cells)
     return f"{read}<p class=quiet><small>{told} {escape(packages)}.</small></p>"
 

@@ -5,7 +5,7 @@ stands: what is stored here is a text tower, transformers' own, and the projecti
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
-from synthcxr.model.classifier import Classifier, load_classifier
 from synthcxr.model.embedded import DenoiserShape, build_text_encoder
 from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, EMBEDDED, UNLOADABLE, resolve
 from synthcxr.model.prompts import understood
@@ -34,7 +33,7 @@ class ContrastiveShape(Config):
 
     width: int = Field(96, ge=32, description="of the text tower and of the space that both towers end in")
     layers: int = Field(2, ge=2)
-    tokens: int = Field(48, ge=8, description="prompts are padded or cut to as many")
+    tokens: int = Field(48, ge=8, description="prompts are cut to as many")
 
 
 class ImageText(PreTrainedModel):
@@ -45,6 +44,7 @@ class ImageText(PreTrainedModel):
     """
 
     config_class = CLIPTextConfig
+    _supports_sdpa = True  # as the text tower does
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__(config)
@@ -85,8 +85,8 @@ def build_contrastive(
 class Contrastive:
     """A trained image-text model, ready to compare."""
 
-    def __init__(self, network: ImageText, tokenizer: CLIPTokenizer, classifier: Classifier, hash: str):
-        self.network, self.tokenizer, self.classifier, self.hash = network.eval(), tokenizer, classifier, hash
+    def __init__(self, network: ImageText, tokenizer: CLIPTokenizer, hash: str):
+        self.network, self.tokenizer, self.hash = network.eval(), tokenizer, hash
 
     def prompt(self, condition: Condition) -> str:
         """The words it's told of a condition: those that it was trained on."""
@@ -94,10 +94,13 @@ class Contrastive:
         return to_prompt(understood(condition, template, self.network.config.words)[0], template)
 
     @torch.no_grad()
-    def read(self, pixels: Iterable[np.ndarray]) -> np.ndarray:
-        """(n, width) of images as `Classifier.read` takes them, each of length 1."""
-        features = torch.from_numpy(self.classifier.read(pixels).features).float()
-        return self.network.images(features).numpy()
+    def images(self, features: np.ndarray) -> np.ndarray:
+        """(n, width) of images, each of length 1.
+
+        Args:
+            features: (n, d), what the classifier beside it read (`Readings.features`).
+        """
+        return self.network.images(torch.from_numpy(np.asarray(features, dtype=np.float32))).numpy()
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> np.ndarray:
@@ -107,8 +110,8 @@ class Contrastive:
 
 
 def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> torch.Tensor:
-    """(n, length), padded or cut."""
-    return tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    """(n, length), padded to the longest of them, cut at the model's length."""
+    return tokenizer(list(prompts), padding="longest", truncation=True, return_tensors="pt").input_ids
 
 
 def load_contrastive(source: str | Path | None = None) -> Contrastive:
@@ -123,7 +126,8 @@ def load_contrastive(source: str | Path | None = None) -> Contrastive:
         raise ModelError(
             f"{shown(folder)} holds no image-text model; train one (contrastive.steps), or give another model"
         )
-    classifier = load_classifier(source)
+    if not (model / CLASSIFIER / "model.safetensors").is_file():
+        raise ModelError(f"{shown(model / CLASSIFIER)} holds no classifier, whose features {shown(folder)} takes")
     try:
         network = ImageText.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         tokenizer = CLIPTokenizer.from_pretrained(folder)
@@ -135,7 +139,7 @@ def load_contrastive(source: str | Path | None = None) -> Contrastive:
         raise ModelError(
             f"{shown(folder)} reads the features of another classifier than {shown(model / CLASSIFIER)}; train it again"
         )
-    return Contrastive(network, tokenizer, classifier, hash_files(folder.glob("*")))
+    return Contrastive(network, tokenizer, hash_files(folder.glob("*")))
 
 
 def weights_hash(classifier: Path) -> str:

@@ -167,7 +167,8 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures.
 
-    Card, classifier, image-text model, screen and audit aren't part of it: they judge what was drawn, and may be added later.
+    Card, classifier, image-text model, screen and audit aren't part of it: they judge what was drawn, and may be added
+    later.
     """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
     decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, CONTRASTIVE, SCREEN))

@@ -91,7 +91,7 @@ class ContrastiveConfig(StageConfig):
     negatives: float = Field(
         0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding'
     )
-    variants: int = Field(4, ge=1, description="cached features an image: of itself, then of augmentations")
+    variants: int = Field(2, ge=1, description="cached features an image: of itself, then of augmentations")
 
 
 class TrainConfig(Config):

@@ -27,12 +27,8 @@ from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = (
-    "autoencoder.steps",
-    "denoiser.steps",
-    "classifier.steps",
-    "contrastive.steps",
-)  # see loop.Trainer._resume
+PARTS = ("autoencoder", "denoiser", "classifier", "contrastive")
+MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -47,6 +43,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         Interrupted: a signal came; the state is saved.
         UserError: a dataset, the run folder or a setting isn't as it must be, or the loss isn't finite.
     """
+    _check_classifier(config)
     datasets = [Dataset.open(path) for path in config.data]
     accelerator = Accelerator(
         mixed_precision="bf16" if _wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
@@ -78,7 +75,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
-        for name in ("autoencoder", "classifier", "contrastive"):
+        for name in PARTS:
             if (file := folder.folder / name / "result.json").exists():
                 measured[name] = json.loads(file.read_text())
         samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in sorted(measured)}
@@ -127,11 +124,6 @@ def _contrastive(
     """The folder of the image-text model that this run trained, or else of that of the model it started from."""
     path = folder.folder / "contrastive" / "model"
     if config.contrastive.steps and not path.exists():
-        if classifier is None:
-            raise ModelError(
-                "contrastive.steps asks for a classifier, whose features are compared with words: set classifier.steps, "
-                "or start= from a model that has one"
-            )
         with accelerator.main_process_first():
             stage = ContrastiveStage(config, train, validation, classifier, config.output / "cache", accelerator.device)
         _train_part(stage, accelerator, folder, path, half=True, tokenizer=stage.tokenizer)
@@ -155,6 +147,17 @@ def _train_part(
             if tokenizer:
                 tokenizer.save_pretrained(temporary)
     accelerator.wait_for_everyone()
+
+
+def _check_classifier(config: TrainConfig) -> None:
+    """Before hours of training: words are compared with the features of a classifier, so there must be one."""
+    if not config.contrastive.steps or config.classifier.steps:
+        return
+    if config.start is None or not (resolve(config.start) / CLASSIFIER).is_dir():
+        raise ModelError(
+            f"contrastive.steps = {config.contrastive.steps} needs classifier.steps above 0, or start= from a model "
+            "with a classifier: its features are what words are compared with"
+        )
 
 
 def _wants_bf16(config: TrainConfig) -> bool:
