@@ -16,6 +16,7 @@ HEADLINE = (
     "frechet", "frechet_64", "kernel", "gaussian_mmd", "precision", "recall", "density", "coverage",
     "sharpness", "spectrum", "grays",
     "MS-SSIM within a prompt", "AUROC, mean", "accuracy, sex", "accuracy, view", "error, age", "correlation, age",
+    "image-text similarity", "image-text similarity, prompts shuffled", "own prompt before another's",
     "gap, underdiagnosis", "gap, AUROC",
 )  # fmt: skip
 MEANING = {
@@ -23,6 +24,8 @@ MEANING = {
     "kernel": "kernel distance (KID)", "gaussian_mmd": "CMMD-style distance",
     "sharpness": "sharpness, log2 against real", "spectrum": "spectrum, dB from real", "grays": "grays, Wasserstein",
     "error, age": "age, mean error in years",
+    "image-text similarity, prompts shuffled": "image-text similarity, prompts shuffled (the floor)",
+    "own prompt before another's": "own prompt before another's (0.5: by chance)",
 }  # fmt: skip
 LEGEND = (
     "Value, 95% interval in brackets; below it in gray the same of real images alone: distances between two real sets "
@@ -77,7 +80,7 @@ def _inputs(result: Result) -> str:
         for row in rows
     ]  # fmt: skip
     packages = ", ".join(f"{name} {version}" for name, version in result.environment["packages"].items())
-    told = f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. Images at {result.size} px."
+    told = f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. Words: {_brief(result.image_text or 'none')}. Images at {result.size} px."
     read = table(("", "dataset", "images", "patients or groups", "manifest", "models"), cells)
     return f"{read}<p class=quiet><small>{told} {escape(packages)}.</small></p>"
 

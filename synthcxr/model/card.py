@@ -48,7 +48,7 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
         f"- privacy audit: {info.audit or 'none yet'}", "",
         "## Data", "", "| source | images | patients | credit |", "|---|---|---|---|",
         *(_source_line(source, train) for source in sources), "",
-        _counts("Findings", (finding for record in train for finding in record.condition.findings)),
+        _counts("Training images of each finding", Counter(info.findings or {}).elements()),
         _counts("Views", (record.condition.view or "unknown" for record in train)),
         _counts("Sexes", (record.condition.sex or "unknown" for record in train)), "",
         "## Held-out patients", "",

@@ -16,15 +16,19 @@ from safetensors import SafetensorError
 
 # Imported for diffusers, which takes a component of another library only from a module that is imported already.
 import synthcxr.model.autoencoder  # noqa: F401
+import synthcxr.model.denoiser  # noqa: F401
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.audit import AuditRecord
+from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
+from synthcxr.vocabulary import Finding
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
 CLASSIFIER = "classifier"  # the folder of model.classifier's
+CONTRASTIVE = "contrastive"  # the folder of model.contrastive's
 SCREEN = "screen"  # the folder of synthesis.screen's
 SHARD_SIZE = "15MB"
 ORIGIN = ("_name_or_path", "is_local", "local_files_only")  # keys of configurations
@@ -35,8 +39,9 @@ UNLOADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportErro
 class ModelInfo(Config):
     """What `synthcxr.json` adds to a diffusers folder.
 
-    `words` are those its training prompts held (None: unknown, as for stock checkpoints). `data_hash` is of the
-    training images. `audit` is the result of the privacy audit, None until there was one.
+    `words` are those its training prompts held, `findings` how many training images showed each finding (None:
+    unknown, as for stock checkpoints). `data_hash` is of the training images. `sampler` is how its pictures are drawn
+    by default. `audit` is the result of the privacy audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -45,7 +50,9 @@ class ModelInfo(Config):
     resolution: int
     preprocessing: str = "centre square, antialiased resize, [-1, 1]"
     words: tuple[str, ...] | None = None
+    findings: dict[Finding, int] | None = None
     data_hash: str | None = None
+    sampler: SamplerSettings = USUAL
     audit: AuditRecord | None = None
 
 
@@ -63,13 +70,17 @@ class Model:
         return self.info.audit is not None and self.info.audit.passed_by(self.hash)
 
 
-def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
+def save_model(
+    model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None,
+    contrastive: Path | None = None,
+) -> str:  # fmt: skip
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
     Args:
         card: Markdown of the model card (README.md).
         half: weights as float16, which halves them at no visible cost.
         classifier: folder of a classifier to go with it (see model.classifier).
+        contrastive: folder of an image-text model that reads this classifier (see model.contrastive).
     """
     folder = Path(folder)
     new = folder.with_name(f"{folder.name}.new")
@@ -78,8 +89,9 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True, classif
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
             model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
-        if classifier:
-            shutil.copytree(classifier, temporary / CLASSIFIER)
+        for part, name in ((classifier, CLASSIFIER), (contrastive, CONTRASTIVE)):
+            if part:
+                shutil.copytree(part, temporary / name)
         _tidy_configs(temporary)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
@@ -150,10 +162,10 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures.
 
-    Card, classifier, screen and audit aren't part of it: they judge what was drawn, and may be added later.
+    Card, classifier, image-text model, screen and audit aren't part of it: they judge what was drawn, and may be added later.
     """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
-    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, SCREEN))
+    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, CONTRASTIVE, SCREEN))
     return hash_files(decisive, _unaudited)
 
 

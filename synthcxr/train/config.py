@@ -8,6 +8,7 @@ from pydantic import Field
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.model.classifier import ClassifierShape
+from synthcxr.model.contrastive import ContrastiveShape
 from synthcxr.model.embedded import AutoencoderShape, DenoiserShape
 
 
@@ -39,7 +40,7 @@ class AutoencoderConfig(StageConfig):
     shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
     edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
-    kl_weight: float = Field(1e-4, ge=0, description="per latent number")
+    whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
     latent_noise: float = Field(
         0.0, ge=0, description="largest deviation of noise that the decoder learns to clean, in scaled latents"
     )
@@ -58,7 +59,7 @@ class DenoiserConfig(StageConfig):
     )
     min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; none: every timestep alike")
     variants: int = Field(2, ge=1, description="cached latents an image: itself, then augmentations")
-    sample_steps: int = Field(20, ge=1, description="of the sample sheets")
+    sample_steps: int = Field(20, ge=1, description="of the sample sheets, and of the model until they are tuned")
     sample_guidance: float = Field(2.0, ge=1)
 
 
@@ -73,6 +74,24 @@ class ClassifierConfig(StageConfig):
     ema: float = Field(0.99, ge=0, lt=1)
     validation_images: int = Field(10_000, ge=1)
     shape: ClassifierShape = ClassifierShape()
+
+
+class ContrastiveConfig(StageConfig):
+    """Stage 4, on the classifier's features of all images; it tells whether a picture fits its words."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    decay: float = Field(0.5, ge=0, le=1)
+    weight_decay: float = Field(0.1, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    validation_images: int = Field(10_000, ge=1)
+    shape: ContrastiveShape = ContrastiveShape()
+    part_dropout: float = Field(0.3, ge=0, le=1, description="how often age, sex, view or findings go unsaid")
+    negatives: float = Field(
+        0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding'
+    )
+    variants: int = Field(4, ge=1, description="cached features an image: of itself, then of augmentations")
 
 
 class TrainConfig(Config):
@@ -99,3 +118,4 @@ class TrainConfig(Config):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()

@@ -10,22 +10,24 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers import CLIPTokenizer
 
 from synthcxr.data.corpus import Corpus, load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.folder import CLASSIFIER, Model, load_model, resolve, save_model
+from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, Model, load_model, resolve, save_model
 from synthcxr.runs import Run, atomic_path, write_json
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
+from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("autoencoder.steps", "denoiser.steps", "classifier.steps")  # see loop.Trainer._resume
+MAY_CHANGE = ("autoencoder.steps", "denoiser.steps", "classifier.steps", "contrastive.steps")  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -67,17 +69,18 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
     Trainer(stage, accelerator, folder).fit()
     classifier = _classifier(config, train, validation, accelerator, folder)
+    contrastive = _contrastive(config, train, validation, accelerator, folder, classifier)
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
-        for name in ("autoencoder", "classifier"):
+        for name in ("autoencoder", "classifier", "contrastive"):
             if (file := folder.folder / name / "result.json").exists():
                 measured[name] = json.loads(file.read_text())
         samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in sorted(measured)}
         before = f"{start.info.name}, sha256 `{start.hash}`" if start else None
         training = Training(config.licence, _hours(folder), _processors(accelerator), samples, measured, before)
         card = model_card(model.info, train.records, validation.records, training)
-        saved = save_model(model, config.output / "model", card, classifier=classifier)
+        saved = save_model(model, config.output / "model", card, classifier=classifier, contrastive=contrastive)
         folder.finish({**measured, "model_hash": saved})
     accelerator.wait_for_everyone()
     accelerator.end_training()  # last: without the process group there is no waiting
@@ -112,9 +115,32 @@ def _classifier(
     return path if path.exists() else None
 
 
+def _contrastive(
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run,
+    classifier: Path | None,
+) -> Path | None:  # fmt: skip
+    """The folder of the image-text model that this run trained, or else of that of the model it started from."""
+    path = folder.folder / "contrastive" / "model"
+    if config.contrastive.steps and not path.exists():
+        if classifier is None:
+            raise ModelError(
+                "contrastive.steps asks for a classifier, whose features are compared with words: set classifier.steps, "
+                "or start= from a model that has one"
+            )
+        with accelerator.main_process_first():
+            stage = ContrastiveStage(
+                config, train, validation, classifier, config.output / "cache", accelerator.device
+            )
+        _train_part(stage, accelerator, folder, path, half=True, tokenizer=stage.tokenizer)
+    if not path.exists() and config.start and classifier == resolve(config.start) / CLASSIFIER:
+        path = resolve(config.start) / CONTRASTIVE
+    return path if path.exists() else None
+
+
 def _train_part(
-    stage: AutoencoderStage | ClassifierStage, accelerator: Accelerator, folder: Run, path: Path, half: bool = False
-) -> None:
+    stage: AutoencoderStage | ClassifierStage | ContrastiveStage, accelerator: Accelerator, folder: Run, path: Path,
+    half: bool = False, tokenizer: CLIPTokenizer | None = None,
+) -> None:  # fmt: skip
     """Train a part that has a folder of its own: there, and beside it what its last validation gave."""
     Trainer(stage, accelerator, folder).fit()
     if accelerator.is_main_process:
@@ -123,6 +149,8 @@ def _train_part(
         write_json(path.with_name("result.json"), stage.validate(stage.module, accelerator.device))
         with atomic_path(path) as temporary:
             (part.half() if half else part).save_pretrained(temporary)
+            if tokenizer:
+                tokenizer.save_pretrained(temporary)
     accelerator.wait_for_everyone()
 
 

@@ -1,0 +1,81 @@
+"""How the page looks: a theme and the little that it leaves to CSS."""
+
+import gradio as gr
+
+_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1240px !important; min-width: 0 !important;
+  margin: 0 auto !important; padding: 0 !important; }
+.gradio-container .wrap, .gradio-container .contain, .gradio-container .column { min-width: 0; max-width: 100%; }
+.gradio-container > .main { padding: 16px 24px 40px !important; }
+.gradio-container .wrap.fillable, .gradio-container .main.fillable { max-width: 100% !important; }
+#head { display: flex; align-items: center; gap: 10px 18px; flex-wrap: wrap; padding: 0 0 6px; }
+#head h1 { font-size: 1.55rem; font-weight: 650; letter-spacing: -0.02em; margin: 0; color: var(--body-text-color); }
+#head p { margin: 0; color: var(--body-text-color-subdued); flex: 1 1 240px; }
+#head .badge { border: 1px solid var(--border-color-primary); border-radius: 999px; padding: 4px 14px;
+  font-size: .85rem; font-weight: 600; color: var(--body-text-color); white-space: nowrap;
+  background: var(--background-fill-secondary); }
+.panes { gap: 28px; align-items: flex-start; margin-top: 8px; }
+.tight { gap: 10px; }
+.actions { gap: 10px; }
+.actions button { min-height: 44px; }
+.picks .row, .picks .form { gap: 0; }
+.picks .more label > span:first-child, .picks .more .container > span:first-child {
+  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); margin: 0; }
+.picks .more .block { padding-top: 8px; }
+.picks .secondary-wrap, .picks .wrap-inner { padding-left: 4px; padding-right: 0; }
+.lead { max-width: 76ch; }
+.lead p { color: var(--body-text-color-subdued); }
+.pictures .grid-wrap { max-height: none !important; height: auto !important; overflow: visible; }
+.pictures > .block-label, .pictures label[data-testid=block-label] { position: static; border: 0; background: none;
+  padding: 8px 12px 0; }
+.pictures .thumbnail-item, .pictures .thumbnail-lg { background: #000; border-radius: 8px; border-color: transparent; }
+.pictures .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; border: 0; border-radius: 0 0 8px 8px;
+  white-space: normal; background: rgba(10, 14, 18, .78); color: #fff; font-size: .78rem; line-height: 1.35;
+  padding: 5px 9px; }
+dl.said { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; font-size: .94rem; }
+dl.said dt { color: var(--body-text-color-subdued); }
+dl.said dd { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color); }
+p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--body-text-color); min-height: 1.4em; }
+.card { border-top: 1px solid var(--border-color-primary); padding-top: 12px; }
+.card table, .prose table { display: block; overflow-x: auto; }
+.card td, .card th { word-break: normal !important; overflow-wrap: normal !important; }
+.card code { overflow-wrap: anywhere; white-space: normal; }
+:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
+@media (max-width: 640px) {
+  .gradio-container > .main { padding: 12px 12px 32px !important; }
+  .panes { gap: 16px; }
+  .tabs button[role=tab], .tab-container button { padding: 0 7px !important; font-size: .85rem !important; }
+  dl.said { grid-template-columns: 1fr; gap: 0; }
+  dl.said dd { margin-bottom: 8px; }
+  .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  .pictures .caption-label { font-size: .7rem; padding: 3px 6px; }
+  #head .badge { font-size: .8rem; }
+  .tight input[type=number] { max-width: 64px; }
+  .tight .head label, .tight .head span { font-size: .85rem; }
+}
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Quiet, with one accent; light and dark follow the browser. Fonts are the system's: nothing is fetched."""
+    return gr.themes.Base(
+        primary_hue="teal", neutral_hue="slate", radius_size="md", spacing_size="md", font=_FONT, font_mono=_MONO
+    ).set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        body_background_fill="white",
+        body_background_fill_dark="*neutral_950",
+        block_border_width="1px",
+        block_shadow="none",
+        block_label_text_weight="600",
+        block_title_text_weight="600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+    )
