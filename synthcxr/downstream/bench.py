@@ -97,9 +97,7 @@ def open_bench(config: DownstreamConfig) -> Bench:
         told.update(pool.labels.tobytes() + "".join(record.sha256 for record in pool.records).encode())
     inputs = [_input(path.name, dataset) for path, dataset in zip(config.real, real, strict=True)]
     inputs += [_input(name, made[name]) for name in synthetic]
-    return Bench(
-        labels, pools["train"], pools["validate"], pools["test"], synthetic, told.hexdigest(), tuple(inputs)
-    )
+    return Bench(labels, pools["train"], pools["validate"], pools["test"], synthetic, told.hexdigest(), tuple(inputs))
 
 
 def synthetic_count(config: DownstreamConfig, train: Pool, multiple: float) -> int:

@@ -1,4 +1,4 @@
-"""One cell of an experiment: an arm, a fraction of patients, a multiple of synthetic images and a seed; its predictions.
+"""One cell of an experiment (arm, fraction of patients, multiple of synthetic images, seed) and its predictions.
 
 A cell's file holds what anyone needs to compute all numbers again, and appears when it is whole.
 """
@@ -86,7 +86,9 @@ def load_predictions(folder: Path, cell: Cell, data: str) -> Predictions | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise RunError(f"{shown(path)} can't be read ({error}); remove it, and the same command makes it again") from None
+        raise RunError(
+            f"{shown(path)} can't be read ({error}); remove it, and the same command makes it again"
+        ) from None
     if told.data != data or told.cell != cell:
         raise RunError(f"{shown(path)} was made of other images or labels; give another output or --fresh")
     return predictions

@@ -10,12 +10,10 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from synthcxr.config import Config
 from synthcxr.downstream.labels import known_label
 from synthcxr.errors import ConfigError, did_you_mean
-from synthcxr.model.classifier import ClassifierShape
 from synthcxr.synthesis.config import EngineConfig
 
 Kind = Literal["real", "synthetic", "mixed", "pretrain"]
 NAME = r"^[a-z0-9][a-z0-9_-]{0,29}$"
-SMALL = ClassifierShape(channels=(16, 32, 64, 128), depths=(1, 1, 1, 1))
 
 
 class Arm(Config):
@@ -41,11 +39,18 @@ class Arm(Config):
 
 
 def _as_arm(value: Any) -> Any:
-    """"mixed of balanced" and "mixed" are short for what they say."""
+    """ "mixed of balanced" and "mixed" are short for what they say."""
     if not isinstance(value, str):
         return value
     kind, _, of = value.partition(" of ")
     return {"kind": kind, "of": of or None}
+
+
+class SmallResNet(Config):
+    """Widths of a ResNet with fresh weights; the default has 0.3 million parameters."""
+
+    channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1, description="at 1/4, 1/8, ... of the size")
+    depths: tuple[int, ...] = (1, 1, 1, 1)
 
 
 class Training(Config):
@@ -94,7 +99,7 @@ class DownstreamConfig(Config):
     seeds: int = Field(5, ge=1, description="of the weights, of which patients, and of the order of images")
     seed: int = 0
     size: int = Field(128, ge=32, description="pixels a side")
-    shape: ClassifierShape = Field(SMALL, description="of the network that is trained where no backbone is given")
+    resnet: SmallResNet = Field(SmallResNet(), description="what is trained where no backbone is given")
     backbone: str | None = Field(
         None, description="an image encoder of transformers: a folder, or a hub id with its revision"
     )

@@ -117,9 +117,7 @@ def shortcut_of(
             )
         areas[name] = Measured(name, shortcut.finding, "higher", told[0][:, 0], told[1], len(known))
     one, other = areas[CORRELATED], areas[UNCORRELATED]
-    drop = Measured(
-        DROP, shortcut.finding, "lower", one.values - other.values, one.draws - other.draws, len(known)
-    )
+    drop = Measured(DROP, shortcut.finding, "lower", one.values - other.values, one.draws - other.draws, len(known))
     right, sick = [], bench.validate.labels[:, place]
     for predictions in seeds:
         told = predictions.validate[~np.isnan(sick), place]

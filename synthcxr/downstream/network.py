@@ -58,11 +58,15 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def _small(config: DownstreamConfig, labels: int) -> Network:
-    shape = config.shape
+    shape = config.resnet
     model = ResNetForImageClassification(
         ResNetConfig(
-            num_channels=1, embedding_size=shape.channels[0], hidden_sizes=list(shape.channels),
-            depths=list(shape.depths), layer_type="basic", num_labels=labels,
+            num_channels=1,
+            embedding_size=shape.channels[0],
+            hidden_sizes=list(shape.channels),
+            depths=list(shape.depths),
+            layer_type="basic",
+            num_labels=labels,
         )  # fmt: skip
     )
     return Network(model.to(memory_format=torch.channels_last), None, torch.tensor([0.5]), torch.tensor([0.5]))

@@ -13,11 +13,11 @@ from synthcxr.evaluation.result import Number
 from synthcxr.evaluation.svg import curves, interval_plot
 
 LEGEND = (
-    "Each number is a mean over seeds with a 95% interval that takes in both which patients were tested (bootstrap) and "
-    "how training went (spread between seeds). Differences are paired: same patients, same seeds, same initial weights. "
-    "p is two-sided; p (Holm) is adjusted for all comparisons of its family, and only below 0.05 is anything called a "
-    "gain or a loss. Synthetic images came from a generator that learned from images and labels of training patients, of all of "
-    "them: at smaller fractions its arms profit from labels that real data alone doesn't have there. That is what a "
+    "Each number is a mean over seeds with a 95% interval that takes in both which patients were tested (bootstrap) "
+    "and how training went (spread between seeds). Differences are paired: same patients, seeds and initial weights. p "
+    "is two-sided; p (Holm) is adjusted for all comparisons of its family, and only below 0.05 is anything called a "
+    "gain or a loss. A generator that learned from all training patients brings their images and labels in at every "
+    "fraction: at small ones its arms profit from labels that real data alone doesn't have there. That is what a "
     "published generator gives; it isn't what one trained on the fraction alone would. Research only; not for diagnosis."
 )
 
@@ -129,8 +129,8 @@ def _underdiagnosis(result: DownstreamResult) -> list[str]:
         return ["<p>Too few groups with 20 ill test images.</p>"]
     return [
         table(("arm", "real patients", "synthetic", "gap &darr;", "rate of the worst group &darr;", "which"), rows),
-        "<p class=quiet>Underdiagnosis: the share of people with a finding who are called healthy, by groups of sex and "
-        "age with 20 ill test images (smoothed as by Jeffreys), at the threshold that calls as many validation images "
+        "<p class=quiet>Underdiagnosis: the share of people with a finding who are called healthy, by groups of sex "
+        "and age with 20 ill test images (smoothed as by Jeffreys), at the threshold that calls as many validation images "
         "healthy as are. Gap: largest less smallest. A smaller gap with a worse worst group is no gain.</p>",
     ]  # fmt: skip
 
@@ -149,9 +149,9 @@ def _shortcut(result: DownstreamResult, planted: Planted) -> list[str]:
     counts = [(escape(name), *map(str, four)) for name, four in planted.counts.items()]
     return [
         f"<h2>Shortcut: {finding} and {confounder}</h2>",
-        f"<p>Real training and validation images were chosen so that the two go together (phi = {planted.correlation:g})."
-        " The test is weighted once so, and once with all four cells alike: who has learned the shortcut falls there. "
-        "On the right, the share of each cell's test images that is called rightly.</p>",
+        "<p>Real training and validation images were chosen so that the two go together (phi = "
+        f"{planted.correlation:g}). The test is weighted once so, and once with all four cells alike: who has learned the shortcut falls "
+        "there. On the right, the share of each cell's test images that is called rightly.</p>",
         table((*head, *signs), rows), "<p class=quiet>Images in each cell:</p>", table(("", *signs), counts),
     ]  # fmt: skip
 
@@ -188,9 +188,7 @@ def _protocol(result: DownstreamResult) -> list[str]:
     ]  # fmt: skip
 
 
-def _point(
-    result: DownstreamResult, arm: str, fraction: float, multiple: float, metric: str, label: str
-) -> Point:
+def _point(result: DownstreamResult, arm: str, fraction: float, multiple: float, metric: str, label: str) -> Point:
     """A number; the synthetic arm has the same at each fraction, the real one at each multiple."""
     return next(
         p for p in result.points

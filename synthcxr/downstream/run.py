@@ -10,7 +10,7 @@ from synthcxr.downstream.bench import Bench, label_table, open_bench
 from synthcxr.downstream.cell import Predictions, cells_of, load_predictions
 from synthcxr.downstream.config import DownstreamConfig
 from synthcxr.downstream.measure import Key
-from synthcxr.downstream.processes import Alone, Processes, Together, launched
+from synthcxr.downstream.processes import Processes, Together, launched
 from synthcxr.downstream.report import html
 from synthcxr.downstream.result import DownstreamResult
 from synthcxr.downstream.summary import Summary

@@ -1,4 +1,4 @@
-"""All cells of an experiment into its result: numbers, comparisons with real data alone, and what is asserted of them."""
+"""All cells of an experiment into its result: numbers, comparisons with real data alone, what is asserted of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -23,13 +23,13 @@ from synthcxr.downstream.measure import (
 from synthcxr.downstream.result import Comparison, Family, FourCell, Label, Planted, Point, Protocol, Save
 from synthcxr.downstream.subsets import CELLS
 from synthcxr.errors import RunError
-from synthcxr.evaluation.result import Number
 from synthcxr.evaluation.resampling import cluster_weights
+from synthcxr.evaluation.result import Number
 from synthcxr.runs import derive_seed
 
 T = TypeVar("T")
 Table = dict[Key, dict[tuple[str, str], Measured]]  # by metric and label
-AUGMENTATION = "turned by up to 4 degrees, zoomed by up to 10%, shifted within that, contrast changed by 10%; not flipped"
+AUGMENTATION = "turned by up to 4 degrees, zoomed by up to 10%, shifted within that, contrast by 10%; not flipped"
 
 
 class Summary:
@@ -158,7 +158,7 @@ class Summary:
         """
         config, told = self.config, [one.told for seeds in self.seeds.values() for one in seeds]
         return Protocol(
-            network=config.backbone or f"ResNet, {'-'.join(map(str, config.shape.channels))} channels, fresh weights",
+            network=config.backbone or f"ResNet, {'-'.join(map(str, config.resnet.channels))} channels, fresh weights",
             parameters=same("parameters", [one.parameters for one in told]), size=config.size,
             steps=same("optimiser steps", [one.steps for one in told]),
             batch_size=same("images a batch", [one.batch_size for one in told]), augmentation=AUGMENTATION,

@@ -36,8 +36,8 @@ def _discrimination(arm: str, family: str, own: Sequence[Comparison], savings: S
         best = max(own, key=lambda one: one.difference.value)
         nothing = f"no measurable gain in {family} at any fraction (at best {_apart(best)})"
         return f"{arm}: {nothing}{' and ' + said[0] if said else ''}."
-    worth = [save for save in savings if save.arm == arm
-             and any(one.shown and one.better and _at(one) == (save.fraction, save.multiple) for one in own)]  # fmt: skip
+    gained = {(one.fraction, one.multiple) for one in own if one.shown and one.better}
+    worth = [save for save in savings if save.arm == arm and (save.fraction, save.multiple) in gained]
     tail = f"; there it is worth {', '.join(map(_worth, worth))} as many real patients" if worth else ""
     return f"{arm}: {' and '.join(said)}{tail}."
 
@@ -69,16 +69,10 @@ def _list(comparisons: Sequence[Comparison]) -> str:
 
 def _apart(one: Comparison) -> str:
     number = one.difference
-    multiple = f", {one.multiple:g}x synthetic" if one.multiple else ""
-    return (
-        f"{one.fraction:.4g} of the real patients{multiple}: {number.value:+.3f} [{number.low:+.3f}, {number.high:+.3f}]"
-    )
+    where = f"{100 * one.fraction:.3g}% of the real patients, {one.multiple:g}x synthetic"
+    return f"{where}: {number.value:+.3f} [{number.low:+.3f}, {number.high:+.3f}]"
 
 
 def _worth(save: Save) -> str:
     bound = f"{save.bound} " if save.bound else ""
-    return f"{bound}{save.factor:.2g} times [{save.low:.2g}, {save.high:.2g}] (at {save.fraction:.4g})"
-
-
-def _at(one: Comparison) -> tuple[float, float]:
-    return one.fraction, one.multiple
+    return f"{bound}{save.factor:.2g} times [{save.low:.2g}, {save.high:.2g}] (at {100 * save.fraction:.3g}%)"

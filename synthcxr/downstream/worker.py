@@ -75,7 +75,8 @@ class _Training:
 
     def __init__(self, config: DownstreamConfig, bench: Bench, cell: Cell, processes: Processes) -> None:
         self.config, self.settings, self.bench, self.cell = config, config.training, bench, cell
-        self.arm, self.seed, self.processes = arm_of(config, cell), derive_seed(config.seed, f"seed/{cell.seed}"), processes
+        self.arm, self.processes = arm_of(config, cell), processes
+        self.seed = derive_seed(config.seed, f"seed/{cell.seed}")
         none = np.empty(0, dtype=np.int64)
         self.real = nested(bench.train.patients, cell.fraction, self.seed) if self.arm.real else none
         self.made, self.synthetic = None, none
@@ -128,9 +129,7 @@ class _Training:
         shown = augmented(to_images(images.numpy()), draws).to(self.processes.device)
         loss = label_loss(module(shown), labels.to(self.processes.device))
         if not torch.isfinite(loss):
-            raise RunError(
-                f"{self.cell.name}: the loss of step {step + 1} isn't finite; lower training.learning_rate"
-            )
+            raise RunError(f"{self.cell.name}: the loss of step {step + 1} isn't finite; lower training.learning_rate")
         self.processes.backward(loss)
         torch.nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip)
         optimizer.step()
