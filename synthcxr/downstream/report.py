@@ -18,7 +18,7 @@ LEGEND = (
     "is two-sided; p (Holm) is adjusted for all comparisons of its family, and only below 0.05 is anything called a "
     "gain or a loss. A generator that learned from all training patients brings their images and labels in at every "
     "fraction: at small ones its arms profit from labels that real data alone doesn't have there. That is what a "
-    "published generator gives; it isn't what one trained on the fraction alone would. Research only; not for diagnosis."
+    "published generator gives, not what one trained on the fraction alone would. Research only; not for diagnosis."
 )
 
 
@@ -130,8 +130,8 @@ def _underdiagnosis(result: DownstreamResult) -> list[str]:
     return [
         table(("arm", "real patients", "synthetic", "gap &darr;", "rate of the worst group &darr;", "which"), rows),
         "<p class=quiet>Underdiagnosis: the share of people with a finding who are called healthy, by groups of sex "
-        "and age with 20 ill test images (smoothed as by Jeffreys), at the threshold that calls as many validation images "
-        "healthy as are. Gap: largest less smallest. A smaller gap with a worse worst group is no gain.</p>",
+        "and age with 20 ill test images (smoothed as by Jeffreys), at the threshold that calls as many validation "
+        "images healthy as are. Gap: largest less smallest. A smaller gap with a worse worst group is no gain.</p>",
     ]  # fmt: skip
 
 
@@ -150,8 +150,8 @@ def _shortcut(result: DownstreamResult, planted: Planted) -> list[str]:
     return [
         f"<h2>Shortcut: {finding} and {confounder}</h2>",
         "<p>Real training and validation images were chosen so that the two go together (phi = "
-        f"{planted.correlation:g}). The test is weighted once so, and once with all four cells alike: who has learned the shortcut falls "
-        "there. On the right, the share of each cell's test images that is called rightly.</p>",
+        f"{planted.correlation:g}). The test is weighted once so, and once with all four cells alike: "
+        "who has learned the shortcut falls there. On the right, the share of each cell's test images that is called rightly.</p>",
         table((*head, *signs), rows), "<p class=quiet>Images in each cell:</p>", table(("", *signs), counts),
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from synthcxr.downstream.worker import CellJob, Worker
 from synthcxr.errors import ConfigError, RunError, shown
 from synthcxr.runs import Run, environment, write_bytes, write_text
 from synthcxr.synthesis.config import EngineConfig
-from synthcxr.synthesis.run import ENGINES
+from synthcxr.synthesis.engines import ENGINES
 
 REPORT = "report.html"
 CELLS = "cells"

@@ -12,16 +12,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from synthcxr.downstream.bench import Bench, Pool, open_bench, synthetic_count
 from synthcxr.downstream.cell import Cell, Predictions, Told, arm_of
-from synthcxr.downstream.config import DownstreamConfig
+from synthcxr.downstream.config import DownstreamConfig, Training
 from synthcxr.downstream.labels import is_finding
 from synthcxr.downstream.metrics import AUROC, mean_of
 from synthcxr.downstream.network import Network, build_network, fingerprint
 from synthcxr.downstream.processes import Alone, Processes
 from synthcxr.downstream.subsets import nested
 from synthcxr.errors import RunError
+from synthcxr.images import to_float
 from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
-from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import batch_items, share, step_rng
 
 PREDICTED_AT_ONCE = 128
@@ -125,8 +125,9 @@ class _Training:
         images, labels = self._batch(step)
         draws = step_rng(self.seed, "augment", step).random((len(images), 5), dtype=np.float32)
         own = [share(part, self.processes.rank, self.processes.count) for part in (images, labels, draws)]
-        images, labels, draws = (torch.from_numpy(np.ascontiguousarray(part)) for part in own)
-        shown = augmented(to_images(images.numpy()), draws).to(self.processes.device)
+        images = _images(own[0])
+        labels, draws = (torch.from_numpy(np.ascontiguousarray(part)) for part in own[1:])
+        shown = augmented(images, draws).to(self.processes.device)
         loss = label_loss(module(shown), labels.to(self.processes.device))
         if not torch.isfinite(loss):
             raise RunError(f"{self.cell.name}: the loss of step {step + 1} isn't finite; lower training.learning_rate")
@@ -154,7 +155,7 @@ class _Training:
         network.eval()
         told = []
         for start in range(0, len(pool), PREDICTED_AT_ONCE):
-            images = to_images(pool.pixels[start : start + PREDICTED_AT_ONCE]).to(self.processes.device)
+            images = _images(pool.pixels[start : start + PREDICTED_AT_ONCE]).to(self.processes.device)
             told.append(torch.sigmoid(network(images)).cpu().numpy())
         return np.concatenate(told).astype(np.float32)
 
@@ -182,6 +183,11 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (losses * known).sum() / labels.numel()
 
 
-def _learning_rate(settings: object, step: int) -> float:
+def _images(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 (b, h, w) to float (b, 1, h, w) in [-1, 1]."""
+    return torch.from_numpy(to_float(np.ascontiguousarray(pixels)))[:, None]
+
+
+def _learning_rate(settings: Training, step: int) -> float:
     rise = min(1.0, (step + 1) / max(1, settings.warmup))
     return settings.learning_rate * rise * 0.5 * (1 + np.cos(np.pi * step / settings.steps))

@@ -19,15 +19,13 @@ from synthcxr.model.folder import CLASSIFIER, EMBEDDED, SCREEN, ModelInfo, hash_
 from synthcxr.runs import Run, hash_files
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
-from synthcxr.synthesis.engines.local import local
-from synthcxr.synthesis.engines.ray import on_ray
+from synthcxr.synthesis.engines import ENGINES
 from synthcxr.synthesis.plan.rows import Plan, open_plan, pinned
 from synthcxr.synthesis.screen import open_screen
 from synthcxr.synthesis.worker import Opener, ShardJob, Worker
 
 log = logging.getLogger(__name__)
 
-ENGINES = {"local": local, "ray": on_ray}
 GIVEN_UP = "given_up.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
