@@ -33,9 +33,8 @@ def test_label_saving_says_where_the_curve_ends() -> None:
     real = curve(np.array(FRACTIONS))
     beyond = label_saving(FRACTIONS, real, float(real[-1]) + 0.01, 0.1)
     assert beyond.bound == "at least" and beyond.factor == pytest.approx(10)
-    low, high = label_saving_interval(
-        FRACTIONS, np.tile(real[:, None, None], (1, 5, 50)), np.full((5, 50), 2.0), 0.1, 0
-    )
+    draws = np.tile(real[:, None, None], (1, 5, 50))
+    low, high = label_saving_interval(FRACTIONS, draws, np.full((5, 50), 2.0), 0.1, 0)
     assert low == high == pytest.approx(10)
 
 

@@ -83,6 +83,8 @@ def open_bench(config: DownstreamConfig) -> Bench:
     if config.shortcut:
         for split in ("train", "validate"):  # who chooses a model has no other patients than those with the shortcut
             pools[split] = _planted(config, pools[split])
+    if not testable(pools["validate"].records, 1, tuple(filter(is_finding, labels))):
+        raise ConfigError("no validation image has a finding that another lacks; prepare with a larger holdout")
     used = {name for arm in config.arms if (name := config.set_of(arm))}
     synthetic = {name: _pool(_corpus(config, [made[name]], "train"), labels) for name in sorted(used)}
     for name, pool in synthetic.items():

@@ -151,7 +151,8 @@ def _shortcut(result: DownstreamResult, planted: Planted) -> list[str]:
         f"<h2>Shortcut: {finding} and {confounder}</h2>",
         "<p>Real training and validation images were chosen so that the two go together (phi = "
         f"{planted.correlation:g}). The test is weighted once so, and once with all four cells alike: "
-        "who has learned the shortcut falls there. On the right, the share of each cell's test images that is called rightly.</p>",
+        "who has learned the shortcut falls there. On the right, the share of each cell's test images that is called "
+        "rightly.</p>",
         table((*head, *signs), rows), "<p class=quiet>Images in each cell:</p>", table(("", *signs), counts),
     ]  # fmt: skip
 
