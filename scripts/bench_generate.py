@@ -56,7 +56,7 @@ def synthesize(model: Path, images: int, **fields: object) -> tuple[float, float
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         asked = config(model, output, images, **fields)
-        workers = min(-(-images // asked.shard_rows), default_workers(asked, devices_of(asked)))
+        workers = min(-(-images // asked.shard_rows), default_workers(asked.threads, devices_of(asked.engine)))
         start = time.perf_counter()
         made = run(asked).made
         seconds = time.perf_counter() - start

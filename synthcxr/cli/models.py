@@ -1,4 +1,4 @@
-"""From data to a measured model: `synthcxr train`, `calibrate`, `synthesize`, `evaluate` and `audit`."""
+"""From data to a measured model: `synthcxr train`, `calibrate`, `synthesize`, `evaluate`, `audit`, `downstream`."""
 
 import json
 import sys
@@ -99,3 +99,19 @@ def audit(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
     verdict = f"{'passed' if result.passed else 'not passed'}; report: {config.output / REPORT}"
     print(result.model_dump_json() if as_json else "\n".join([*lines, verdict]))
     raise typer.Exit(0 if result.passed else 1)
+
+
+def downstream(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
+    """Does synthetic data help? Train classifiers with and without it, alike in all else. The same command resumes."""
+    quiet()
+    from synthcxr.downstream.config import DownstreamConfig
+
+    config = config_of(words, DownstreamConfig)
+    if dry_run:
+        return print_config(config)
+    from synthcxr.downstream.run import REPORT, run
+
+    result = run(config, fresh)
+    if result is not None:  # under accelerate, the main process has it
+        lines = [*result.verdict, f"report: {config.output / REPORT}"]
+        print(result.model_dump_json() if as_json else "\n".join(lines))

@@ -113,13 +113,14 @@ def _best(lines: Sequence[Line]) -> Line:
 
 
 def _cell(line: Line, best: bool = False) -> str:
-    value = f"<span class=best>{_number(line.measured)}</span>" if best else _number(line.measured)
-    reference = f"<br><small>{_number(line.reference)}</small>" if line.reference else ""
+    value = f"<span class=best>{number(line.measured)}</span>" if best else number(line.measured)
+    reference = f"<br><small>{number(line.reference)}</small>" if line.reference else ""
     return f"{value}{reference}"
 
 
-def _number(number: Number) -> str:
-    return f"{number.value:.3g} <small>[{number.low:.3g}, {number.high:.3g}] n={number.n:,}</small>"
+def number(told: Number) -> str:
+    """A number as a cell of a table: value, interval, count."""
+    return f"{told.value:.3g} <small>[{told.low:.3g}, {told.high:.3g}] n={told.n:,}</small>"
 
 
 def _spectra(spectra: Mapping[str, np.ndarray], size: int) -> str:
@@ -153,8 +154,8 @@ def _dataset(judged: Judged, sheets: Sequence[Sheet]) -> list[str]:
         ]  # fmt: skip
     parts += [sheet_html(sheet) for sheet in sheets]
     rows = [
-        (escape(line.name), escape(line.group), ARROWS[line.direction], _number(line.measured),
-         _number(line.reference) if line.reference else "", escape(line.against or ""))
+        (escape(line.name), escape(line.group), ARROWS[line.direction], number(line.measured),
+         number(line.reference) if line.reference else "", escape(line.against or ""))
         for line in judged.lines
     ]  # fmt: skip
     every = table(("number", "group", "", "measured", "reference", "which is"), rows)
