@@ -64,13 +64,17 @@ class Model:
         return self.info.audit is not None and self.info.audit.passed_by(self.hash)
 
 
-def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
+def save_model(
+    model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None,
+    shard_size: str = SHARD_SIZE,
+) -> str:  # fmt: skip
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
     Args:
         card: Markdown of the model card (README.md).
         half: weights as float16, which halves them at no visible cost.
         classifier: folder of a classifier to go with it (see model.classifier).
+        shard_size: of the largest file of weights; beyond it they are split.
     """
     folder = Path(folder)
     new = folder.with_name(f"{folder.name}.new")
@@ -78,7 +82,7 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True, classif
         shutil.rmtree(new)
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
-            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
+            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=shard_size)
         if classifier:
             shutil.copytree(classifier, temporary / CLASSIFIER)
         _tidy_configs(temporary)

@@ -49,6 +49,7 @@ class Base:
         predict: (denoiser, noisy latents (b, c, h, w), times (b,) in [0, 1000), embeddings, sizes (b, 6)) to what the
             denoiser tells, (b, c, h, w). Sizes are height and width three times: native, crop offset, target.
         lora: the denoiser's linear layers that LoRA adapts, by the ends of their names.
+        tokens: what its text encoders read of a prompt at most, begin and end included.
         arguments: what else its pipeline is called with, to draw at the very size that's asked for.
         settings: the pipeline's own entries of model_index.json that training decides.
     """
@@ -59,7 +60,8 @@ class Base:
     encode: Callable[[DiffusionPipeline, list[str]], PromptEmbeddings]
     predict: Predict
     lora: tuple[str, ...]
-    arguments: Mapping[str, bool] = field(default_factory=dict)
+    tokens: int
+    arguments: Mapping[str, bool | None] = field(default_factory=dict)
     settings: Mapping[str, bool] = field(default_factory=dict)
 
     def denoiser_of(self, pipeline: DiffusionPipeline) -> nn.Module:

@@ -26,6 +26,6 @@ def predict(
 
 
 SANA = Base(
-    "transformer", ("text_encoder",), ("tokenizer",), encode, predict, ("to_q", "to_k", "to_v", "to_out.0"),
-    arguments={"use_resolution_binning": False},
+    "transformer", ("text_encoder",), ("tokenizer",), encode, predict, ("to_q", "to_k", "to_v", "to_out.0"), 300,
+    arguments={"use_resolution_binning": False, "negative_prompt": None},
 )  # fmt: skip

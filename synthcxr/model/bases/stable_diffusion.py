@@ -37,9 +37,9 @@ def predict_xl(
     return unet(latents, t_b, told.tokens, added_cond_kwargs=conditions).sample
 
 
-STABLE_DIFFUSION = Base("unet", ("text_encoder",), ("tokenizer",), encode, predict, ATTENTION)
+STABLE_DIFFUSION = Base("unet", ("text_encoder",), ("tokenizer",), encode, predict, ATTENTION, 77)
 STABLE_DIFFUSION_XL = Base(
-    "unet", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), encode_xl, predict_xl, ATTENTION,
+    "unet", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), encode_xl, predict_xl, ATTENTION, 77,
     # Training drops captions to the empty prompt, not to zeros.
     settings={"force_zeros_for_empty_prompt": False},
 )  # fmt: skip
