@@ -181,13 +181,18 @@ def export(
 
 @app.command()
 def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
-    """Train the embedded architecture: autoencoder, denoiser and text encoder, classifier. The same command resumes."""
+    """Train the embedded architecture, or retrain an open model (base.model). The same command resumes."""
     _quiet()
     from synthcxr.train.config import TrainConfig
 
     config = _plain(words, TrainConfig)
     if dry_run:
-        return _print_config(config)
+        _print_config(config)
+        if config.base:
+            from synthcxr.train.estimate import estimate
+
+            print(estimate(config, half=config.precision != "fp32"), file=sys.stderr)
+        return
     from synthcxr.train.loop import Interrupted
     from synthcxr.train.run import run
 
@@ -273,6 +278,18 @@ def audit(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
     verdict = f"{'passed' if result.passed else 'not passed'}; report: {config.output / REPORT}"
     print(result.model_dump_json() if as_json else "\n".join([*lines, verdict]))
     raise typer.Exit(0 if result.passed else 1)
+
+
+@app.command("push-to-hub")
+def push_to_hub(words: Words = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Upload a MODEL folder to the Hugging Face hub; of credentialed data, to a private repository unless told."""
+    from synthcxr.model.push import PushConfig, run
+
+    config = _plain(words, PushConfig)
+    if dry_run:
+        return _print_config(config)
+    where = run(config)
+    print(json.dumps({"url": where}) if as_json else where)
 
 
 @app.command()

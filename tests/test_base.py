@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import torch
 from base_folders import FOLDERS
 from safetensors.torch import load_file
 
+from synthcxr.config import dump_config
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import RunError
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.model.folder import load_model
+from synthcxr.train.batches import share
 from synthcxr.train.checkpoint import latest_checkpoint
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Interrupted, Trainer
@@ -54,6 +58,21 @@ def stopped(settings: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(Trainer, "_report", signalling)
         with pytest.raises(Interrupted):
             run(settings)
+
+
+def logging_batches(file: Path) -> None:
+    """From now on, the indices that each process sees in each step go to a file."""
+    import synthcxr.train.base_stage as module
+
+    plain = share
+
+    def watched(batch: object, rank: int, processes: int) -> object:
+        own = plain(batch, rank, processes)
+        with open(file, "a") as out:
+            out.write(json.dumps([int(i) for i in own]) + "\n")
+        return own
+
+    module.share = watched
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -151,6 +170,39 @@ def test_flow_and_v_with_zero_terminal_snr_are_written_into_the_scheduler(folder
         assert told.rescale_betas_zero_snr if name == "v" else told.flow_shift == 2.0
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(folder, tiny_dataset, tmp_path, monkeypatch):
+    """1 process, then 2: every image once an epoch (2 steps of 4 images), and the weights of an undisturbed run."""
+    import synthcxr.train.base_stage
+
+    monkeypatch.setattr(synthcxr.train.base_stage, "share", share)  # what logging_batches changes is put back
+    once = {"sharp_repeats": 1, "finding_repeats": 1}
+    straight, changed = (
+        config(folder("sd15"), tiny_dataset, tmp_path / name).model_copy(update=once) for name in ("one", "two")
+    )
+    run(straight)
+    logging_batches(tmp_path / "first.jsonl")
+    stopped(changed, 3, monkeypatch)  # in the middle of an epoch
+    (tmp_path / "config.yaml").write_text(dump_config(changed))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    paths = os.pathsep.join(str(Path(__file__).parents[i]) for i in (0, 1))
+    done = subprocess.run(
+        [*launch, str(tmp_path)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first = [json.loads(line) for line in (tmp_path / "first.jsonl").read_text().splitlines()]
+    shares = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
+    assert [len(batch) for batch in first] == [4] * 3 and [len(batch) for batch in shares] == [2] * 6
+    later = sum(shares, [])
+    epochs = [first[0] + first[1], first[2] + later[:4], later[4:]]  # the processes keep step: their lines don't mix
+    assert [sorted(epoch) for epoch in epochs] == [list(range(8))] * 3
+    ours, theirs = (
+        latest_checkpoint(path / "base" / "checkpoints").tensors for path in (straight.output, changed.output)
+    )
+    for name in (name for name in ours if name.startswith("ema/")):
+        assert torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-3), name
+
+
 def test_prompts_that_are_too_long_are_counted(folder, tiny_dataset, tmp_path, caplog):
     template = "{impression} " + "opacity " * 80 + "{age} year old."
     result = run(config(folder("sd15"), tiny_dataset, tmp_path / "run", steps=0, template=template))
@@ -190,3 +242,10 @@ def test_a_damaged_cache_part_is_made_again_alone(folder, tiny_dataset, tmp_path
     (settings.output / "result.json").unlink()
     run(settings)
     assert np.array_equal(np.load(latents / "00000" / "moments.npy"), kept)
+
+
+if __name__ == "__main__":  # a process of test_a_run_goes_on_with_another_number_of_processes
+    from synthcxr.config import load_config
+
+    logging_batches(Path(sys.argv[1]) / "second.jsonl")
+    run(load_config(TrainConfig, Path(sys.argv[1]) / "config.yaml"))

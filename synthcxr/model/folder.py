@@ -37,7 +37,8 @@ class ModelInfo(Config):
     """What `synthcxr.json` adds to a diffusers folder.
 
     `words` are those its training prompts held (None: unknown, as for stock checkpoints). `data_hash` is of the
-    training images. `audit` is the result of the privacy audit, None until there was one.
+    training images, `data_licences` are theirs, `licence` is that of the weights. `audit` is the result of the privacy
+    audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -47,6 +48,8 @@ class ModelInfo(Config):
     preprocessing: str = "centre square, antialiased resize, [-1, 1]"
     words: tuple[str, ...] | None = None
     data_hash: str | None = None
+    licence: str | None = None
+    data_licences: tuple[str, ...] | None = None
     audit: AuditRecord | None = None
 
 

@@ -70,7 +70,8 @@ def build_module(pipeline: DiffusionPipeline, settings: BaseConfig, seed: int, h
     module.denoiser.requires_grad_(settings.denoiser and lora is None)
     module.text_encoders.requires_grad_(settings.text_encoder)
     for part in module.parts.values():
-        if half and not any(parameter.requires_grad for parameter in part.parameters()):
+        frozen = not any(parameter.requires_grad for parameter in part.parameters())
+        if half and frozen and part.dtype != torch.bfloat16:
             part.to(torch.bfloat16)
     if lora:
         torch.manual_seed(derive_seed(seed, "adapters"))

@@ -187,6 +187,7 @@ class BaseStage:
         self.module.denoiser.register_to_config(sample_size=self.config.resolution // pipeline.vae_scale_factor)
         info = ModelInfo(
             name=self.config.name, template=self.settings.template, resolution=self.config.resolution,
-            data_hash=self.train.hash,
+            data_hash=self.train.hash, licence=self.config.licence,
+            data_licences=tuple(sorted({record.licence for record in self.train.records})),
         )  # fmt: skip
         return Model(pipeline=pipeline, info=info, hash="unsaved")
