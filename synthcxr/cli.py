@@ -189,9 +189,13 @@ def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
     if dry_run:
         _print_config(config)
         if config.base:
+            from synthcxr.errors import ModelError
             from synthcxr.train.estimate import estimate
 
-            print(estimate(config, half=config.precision != "fp32"), file=sys.stderr)
+            try:
+                print(estimate(config, half=config.precision != "fp32"), file=sys.stderr)
+            except ModelError as unknown:
+                print(f"warning: {unknown}", file=sys.stderr)
         return
     from synthcxr.train.loop import Interrupted
     from synthcxr.train.run import run

@@ -40,7 +40,7 @@ class BaseModule(nn.Module):
     ) -> torch.Tensor:
         """What the denoiser tells of noisy latents; see bases.Base.predict."""
         if not isinstance(told, PromptEmbeddings):
-            told = self.base.encode(self._pipeline[0], told)
+            told = self.base.encode(self._pipeline[0], told, latents_bchw.device)
         return self.base.predict(self.denoiser, latents_bchw, t_b, told, sizes)
 
 
@@ -58,6 +58,11 @@ def _frozen_may_be_missing(module: nn.Module, keys: object) -> None:
     keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
 
 
+def trains_text(settings: BaseConfig) -> bool:
+    """Whether text encoders are trained, whole or by adapters."""
+    return settings.text_encoder or bool(settings.lora and settings.lora.text_encoder)
+
+
 def build_module(pipeline: DiffusionPipeline, settings: BaseConfig, seed: int, half: bool) -> BaseModule:
     """The module, with what isn't trained frozen; adapters begin at zero, drawn from the seed.
 
@@ -65,8 +70,7 @@ def build_module(pipeline: DiffusionPipeline, settings: BaseConfig, seed: int, h
         half: weights that stay as they are in bfloat16; those that are trained are always float32.
     """
     lora = settings.lora
-    with_text = settings.text_encoder or bool(lora and lora.text_encoder)
-    module = BaseModule(pipeline, with_text)
+    module = BaseModule(pipeline, trains_text(settings))
     module.denoiser.requires_grad_(settings.denoiser and lora is None)
     module.text_encoders.requires_grad_(settings.text_encoder)
     for part in module.parts.values():

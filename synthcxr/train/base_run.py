@@ -1,5 +1,6 @@
 """The command `synthcxr train` with a base: an open model in, the retrained one out, as MODEL folder and LoRA file."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from synthcxr.data.corpus import load_corpus
 from synthcxr.data.dataset import Dataset
+from synthcxr.errors import RunError
 from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import Model, load_model, save_model
-from synthcxr.runs import Run, atomic_path, remove
+from synthcxr.runs import Run, atomic_path, remove, write_json
 from synthcxr.train.base_decoder import trained_decoder
+from synthcxr.train.base_module import trains_text
 from synthcxr.train.base_stage import BaseStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Trainer
@@ -35,7 +38,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     """
     datasets = [Dataset.open(path) for path in config.data]
     # Of some text encoders, the last layer isn't read.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=config.base.text_encoder)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=trains_text(config.base))
     accelerator = Accelerator(
         mixed_precision="bf16" if wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
         project_dir=config.output, kwargs_handlers=[unused],
@@ -47,6 +50,8 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         if folder.finished:
             return folder.result
         base = load_model(config.base.model)
+        if accelerator.is_main_process:
+            _check_base(config.output / "base.json", base.hash)
         train, validation = (
             load_corpus(datasets, split, config.resolution, config.per_patient, None) for split in ("train", "validate")
         )
@@ -79,6 +84,16 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     accelerator.end_training()  # last: without the process group there is no waiting
     return folder.result
+
+
+def _check_base(file: Path, now: str) -> None:
+    """A checkpoint holds what's trained alone, so a run must go on from the base that it began with."""
+    before = json.loads(file.read_text(encoding="utf-8"))["sha256"] if file.exists() else now
+    if before != now:
+        raise RunError(
+            f"base.model isn't the one this run began with (sha256 {before[:12]}, now {now[:12]}); restore it"
+        )
+    write_json(file, {"sha256": now})
 
 
 def _finished(stage: BaseStage, output: Path) -> Model:

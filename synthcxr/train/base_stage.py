@@ -14,7 +14,7 @@ from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.images import contact_sheet
 from synthcxr.model.bases import PromptEmbeddings
 from synthcxr.model.folder import Model, ModelInfo
-from synthcxr.train.base_module import build_module
+from synthcxr.train.base_module import build_module, trains_text
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.denoiser import SHEET_CONDITIONS
@@ -60,7 +60,6 @@ class BaseStage:
         frozen = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
         for part in frozen:
             part.requires_grad_(False).eval()
-        self.text_trained = settings.text_encoder or bool(settings.lora and settings.lora.text_encoder)
         self.vae = self.pipeline.vae.to(accelerator.device)
         live = settings.latents == "live"
         self.live = LiveImages(self.train) if live else None
@@ -70,7 +69,7 @@ class BaseStage:
         if not live:
             self.vae.to("cpu")
         self.told = self.checked_told = None
-        if not self.text_trained:
+        if not trains_text(settings):
             self.pipeline.to(accelerator.device)
             self.told, self.checked_told = (
                 cached_embeddings(cache, wordings, self.pipeline, accelerator)
@@ -168,15 +167,20 @@ class BaseStage:
         )  # fmt: skip
         model = self.model()
         scheduler = model.pipeline.scheduler
-        model.pipeline.to(device)
+        idle = [
+            part for name, part in model.pipeline.components.items()
+            if isinstance(part, nn.Module) and name not in self.module.parts
+        ]  # fmt: skip
+        for part in idle:
+            part.to(device)
         try:
             with self.autocast():
                 pictures = [one.pixels for one in Generator(model, settings, 2)(requests, progress=False)]
-        finally:  # only what's trained stays on the device; the sampler isn't the schedule of training
-            model.pipeline.to("cpu")
-            self.module.to(device)
-            (self.vae.to(device) if self.live else None)
+        finally:  # the sampler isn't the schedule of training, and only what each step needs stays on the device
             model.pipeline.scheduler = scheduler
+            for part in idle:
+                if not (self.live and part is self.vae):
+                    part.to("cpu")
         return contact_sheet(pictures, columns=4)
 
     def model(self) -> Model:

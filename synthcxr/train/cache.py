@@ -15,6 +15,7 @@ from synthcxr.errors import RunError
 from synthcxr.runs import atomic_path
 
 PART = 256  # rows
+MAX_OPEN = 200  # parts
 
 Make = Callable[[range], Mapping[str, np.ndarray]]
 
@@ -24,7 +25,7 @@ class Rows:
 
     def __init__(self, folder: Path, count: int):
         self.folder, self.count = folder, count
-        self._open: dict[int, dict[str, np.ndarray]] = {}
+        self._open: dict[int, dict[str, np.ndarray]] = {}  # the last ones used: each holds a file open
 
     def fetch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """The rows of these indices, in this order, by field."""
@@ -35,6 +36,8 @@ class Rows:
         if number not in self._open:
             files = sorted(_part_folder(self.folder, number).glob("*.npy"))
             self._open[number] = {file.stem: np.load(file, mmap_mode="r") for file in files}
+            if len(self._open) > MAX_OPEN:
+                del self._open[next(iter(self._open))]
         return self._open[number]
 
 

@@ -172,3 +172,11 @@ class TrainConfig(Config):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+
+    @model_validator(mode="after")
+    def _one_architecture(self) -> "TrainConfig":
+        if self.base and self.start:
+            raise ValueError("start is for the embedded architecture; a base goes on from base.model")
+        if self.base and self.classifier.steps:
+            raise ValueError("classifier.steps is for the embedded architecture; leave it out with a base")
+        return self

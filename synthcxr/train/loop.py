@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
@@ -63,6 +63,15 @@ class Trainer:
             raise RunError(
                 f"{stage.name}.batch_size = {self.settings.batch_size} must be a multiple of the "
                 f"{accelerator.num_processes} processes x {self.settings.accumulate} parts"
+            )
+        if accelerator.distributed_type not in (
+            DistributedType.NO,
+            DistributedType.MULTI_CPU,
+            DistributedType.MULTI_GPU,
+        ):
+            raise RunError(
+                f"processes that share a model ({accelerator.distributed_type.value}) aren't supported: each must hold "
+                "it whole; launch with scripts/accelerate/ddp.yaml"
             )
         self.folder = run.folder / stage.name
         stage.module.to(accelerator.device)
@@ -206,7 +215,9 @@ class Trainer:
         for key, value in tensors.items():
             if key.startswith("optimizer/"):
                 _, index, name = key.split("/")
-                moments.setdefault(int(index), {})[name] = value
+                # 8-bit Adam counts its steps in a plain int.
+                whole = value.ndim == 0 and value.dtype == torch.int64
+                moments.setdefault(int(index), {})[name] = int(value) if whole else value
         self.optimizer.load_state_dict({**state, "state": moments})
         torch.set_rng_state(tensors["rng"])
         self.step = checkpoint.step

@@ -57,7 +57,7 @@ class Base:
     denoiser: str
     text_encoders: tuple[str, ...]
     tokenizers: tuple[str, ...]
-    encode: Callable[[DiffusionPipeline, list[str]], PromptEmbeddings]
+    encode: Callable[[DiffusionPipeline, list[str], torch.device], PromptEmbeddings]
     predict: Predict
     lora: tuple[str, ...]
     tokens: int

@@ -9,9 +9,9 @@ from synthcxr.model.bases.base import Base, PromptEmbeddings
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-def encode(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
+def encode(pipeline: DiffusionPipeline, prompts: list[str], device: torch.device) -> PromptEmbeddings:
     tokens, _ = pipeline.encode_prompt(
-        prompts, device=pipeline._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return PromptEmbeddings(tokens)
 
@@ -22,9 +22,9 @@ def predict(
     return unet(latents, t_b, told.tokens).sample
 
 
-def encode_xl(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
+def encode_xl(pipeline: DiffusionPipeline, prompts: list[str], device: torch.device) -> PromptEmbeddings:
     tokens, _, pooled, _ = pipeline.encode_prompt(
-        prompts, device=pipeline._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return PromptEmbeddings(tokens, pooled)
 
