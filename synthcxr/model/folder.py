@@ -41,8 +41,9 @@ class ModelInfo(Config):
     """What `synthcxr.json` adds to a diffusers folder.
 
     `words` are those its training prompts held, `findings` how many training images showed each finding (None:
-    unknown, as for stock checkpoints). `data_hash` is of the training images. `sampler` is how its pictures are drawn
-    by default. `audit` is the result of the privacy audit, None until there was one.
+    unknown, as for stock checkpoints). `data_hash` is of the training images, `data_licences` are theirs, `licence` is
+    that of the weights. `sampler` is how its pictures are drawn by default. `audit` is the result of the privacy
+    audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -54,6 +55,8 @@ class ModelInfo(Config):
     findings: dict[Finding, int] | None = None
     data_hash: str | None = None
     sampler: SamplerSettings = USUAL
+    licence: str | None = None
+    data_licences: tuple[str, ...] | None = None
     audit: AuditRecord | None = None
 
 
@@ -73,7 +76,7 @@ class Model:
 
 def save_model(
     model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None,
-    contrastive: Path | None = None,
+    contrastive: Path | None = None, shard_size: str = SHARD_SIZE,
 ) -> str:  # fmt: skip
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
@@ -82,6 +85,7 @@ def save_model(
         half: weights as float16, which halves them at no visible cost.
         classifier: folder of a classifier to go with it (see model.classifier).
         contrastive: folder of an image-text model that reads this classifier (see model.contrastive).
+        shard_size: of the largest file of weights; beyond it they are split.
     """
     folder = Path(folder)
     new = folder.with_name(f"{folder.name}.new")
@@ -89,7 +93,7 @@ def save_model(
         shutil.rmtree(new)
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
-            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
+            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=shard_size)
         for part, name in ((classifier, CLASSIFIER), (contrastive, CONTRASTIVE)):
             if part:
                 shutil.copytree(part, temporary / name)

@@ -50,4 +50,4 @@ def understood(condition: Condition, template: str, words: Collection[str] | Non
 @torch.no_grad()
 def embed(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
     """Embeddings of prompts through the pipeline's own `encode_prompt`."""
-    return base_of(pipeline).encode(pipeline, prompts)
+    return base_of(pipeline).encode(pipeline, prompts, pipeline._execution_device)

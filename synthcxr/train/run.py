@@ -3,12 +3,9 @@
 import gc
 import json
 import logging
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from transformers import CLIPTokenizer
 
@@ -19,12 +16,14 @@ from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, Model, load_model, resolve, save_model
 from synthcxr.runs import Run, atomic_path, write_json
+from synthcxr.train import base_run
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
+from synthcxr.train.machine import hours, processors, wants_bf16
 
 log = logging.getLogger(__name__)
 PARTS = ("autoencoder", "denoiser", "classifier", "contrastive")
@@ -43,10 +42,12 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         Interrupted: a signal came; the state is saved.
         UserError: a dataset, the run folder or a setting isn't as it must be, or the loss isn't finite.
     """
+    if config.base:
+        return base_run.run(config, fresh)
     _check_classifier(config)
     datasets = [Dataset.open(path) for path in config.data]
     accelerator = Accelerator(
-        mixed_precision="bf16" if _wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
+        mixed_precision="bf16" if wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
         project_dir=config.output,
     )  # fmt: skip
     cache = config.output / "cache"
@@ -80,7 +81,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
                 measured[name] = json.loads(file.read_text())
         samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in sorted(measured)}
         before = f"{start.info.name}, sha256 `{start.hash}`" if start else None
-        training = Training(config.licence, _hours(folder), _processors(accelerator), samples, measured, before)
+        training = Training(config.licence, hours(folder), processors(accelerator), samples, measured, before)
         card = model_card(model.info, train.records, validation.records, training)
         saved = save_model(model, config.output / "model", card, classifier=classifier, contrastive=contrastive)
         folder.finish({**measured, "model_hash": saved})
@@ -158,30 +159,3 @@ def _check_classifier(config: TrainConfig) -> None:
             f"contrastive.steps = {config.contrastive.steps} needs classifier.steps above 0, or start= from a model "
             "with a classifier: its features are what words are compared with"
         )
-
-
-def _wants_bf16(config: TrainConfig) -> bool:
-    """Whether to compute in bfloat16: emulated, on a CPU without the instructions, it takes three times as long."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if config.device == "auto" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def _hours(folder: Run) -> float:
-    """Hours between the log's lines, without the time that an interrupted run lay still."""
-    times, starts = [], set()
-    for line in folder.log_path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["event"] == "resume":
-            starts.add(len(times))
-        times.append(datetime.fromisoformat(entry["time"]))
-    gaps = ((b - a).total_seconds() for i, (a, b) in enumerate(pairwise(times), 1) if i not in starts)
-    return sum(gaps) / 3600
-
-
-def _processors(accelerator: Accelerator) -> str:
-    if accelerator.device.type == "cuda":
-        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
-    return f"{torch.get_num_threads() * accelerator.num_processes} CPU cores"

@@ -49,6 +49,7 @@ class Base:
         predict: (denoiser, noisy latents (b, c, h, w), times (b,) in [0, 1000), embeddings, sizes (b, 6)) to what the
             denoiser tells, (b, c, h, w). Sizes are height and width three times: native, crop offset, target.
         lora: the denoiser's linear layers that LoRA adapts, by the ends of their names.
+        tokens: what its text encoders read of a prompt at most, begin and end included.
         guided: tensors of its pipeline's loop whose first half is the empty prompt's: where there are any, guidance may
             end before the last step, and be rescaled.
         arguments: what else its pipeline is called with, to draw at the very size that's asked for.
@@ -58,11 +59,12 @@ class Base:
     denoiser: str
     text_encoders: tuple[str, ...]
     tokenizers: tuple[str, ...]
-    encode: Callable[[DiffusionPipeline, list[str]], PromptEmbeddings]
+    encode: Callable[[DiffusionPipeline, list[str], torch.device], PromptEmbeddings]
     predict: Predict
     lora: tuple[str, ...]
+    tokens: int
     guided: tuple[str, ...] = ()
-    arguments: Mapping[str, bool] = field(default_factory=dict)
+    arguments: Mapping[str, bool | None] = field(default_factory=dict)
     settings: Mapping[str, bool] = field(default_factory=dict)
 
     def denoiser_of(self, pipeline: DiffusionPipeline) -> nn.Module:

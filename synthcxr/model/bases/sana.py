@@ -7,11 +7,11 @@ from torch import nn
 from synthcxr.model.bases.base import Base, PromptEmbeddings
 
 
-def encode(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
+def encode(pipeline: DiffusionPipeline, prompts: list[str], device: torch.device) -> PromptEmbeddings:
     """Prompts as they are: the long instruction that the stock pipeline puts before them asks for an enhanced prompt,
     and a radiograph's is complete."""
     tokens, mask, _, _ = pipeline.encode_prompt(
-        prompts, do_classifier_free_guidance=False, device=pipeline._execution_device, complex_human_instruction=None
+        prompts, do_classifier_free_guidance=False, device=device, complex_human_instruction=None
     )
     return PromptEmbeddings(tokens, mask=mask)
 
@@ -26,6 +26,6 @@ def predict(
 
 
 SANA = Base(
-    "transformer", ("text_encoder",), ("tokenizer",), encode, predict, ("to_q", "to_k", "to_v", "to_out.0"),
-    arguments={"use_resolution_binning": False},
+    "transformer", ("text_encoder",), ("tokenizer",), encode, predict, ("to_q", "to_k", "to_v", "to_out.0"), 300,
+    arguments={"use_resolution_binning": False, "negative_prompt": None},
 )  # fmt: skip

@@ -9,9 +9,9 @@ from synthcxr.model.bases.base import Base, PromptEmbeddings
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-def encode(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
+def encode(pipeline: DiffusionPipeline, prompts: list[str], device: torch.device) -> PromptEmbeddings:
     tokens, _ = pipeline.encode_prompt(
-        prompts, device=pipeline._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return PromptEmbeddings(tokens)
 
@@ -22,9 +22,9 @@ def predict(
     return unet(latents, t_b, told.tokens).sample
 
 
-def encode_xl(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
+def encode_xl(pipeline: DiffusionPipeline, prompts: list[str], device: torch.device) -> PromptEmbeddings:
     tokens, _, pooled, _ = pipeline.encode_prompt(
-        prompts, device=pipeline._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return PromptEmbeddings(tokens, pooled)
 
@@ -37,10 +37,12 @@ def predict_xl(
     return unet(latents, t_b, told.tokens, added_cond_kwargs=conditions).sample
 
 
-STABLE_DIFFUSION = Base("unet", ("text_encoder",), ("tokenizer",), encode, predict, ATTENTION, ("prompt_embeds",))
+STABLE_DIFFUSION = Base(
+    "unet", ("text_encoder",), ("tokenizer",), encode, predict, ATTENTION, 77, guided=("prompt_embeds",)
+)
 STABLE_DIFFUSION_XL = Base(
-    "unet", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), encode_xl, predict_xl, ATTENTION,
-    ("prompt_embeds", "add_text_embeds", "add_time_ids"),
+    "unet", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), encode_xl, predict_xl, ATTENTION, 77,
+    guided=("prompt_embeds", "add_text_embeds", "add_time_ids"),
     # Training drops captions to the empty prompt, not to zeros.
     settings={"force_zeros_for_empty_prompt": False},
 )  # fmt: skip
