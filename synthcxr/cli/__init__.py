@@ -17,7 +17,8 @@ from synthcxr.errors import UserError
 __all__ = ["app", "main"]
 
 VERBS = (
-    generate, prepare, curate, verify, export, train, push_to_hub, synthesize, calibrate, evaluate, audit, downstream, demo
+    generate, prepare, curate, verify, export, train, push_to_hub, synthesize, calibrate, evaluate, audit, downstream,
+    demo,
 )  # fmt: skip
 
 app = typer.Typer(
