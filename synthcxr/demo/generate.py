@@ -14,6 +14,7 @@ from synthcxr.demo import inputs
 from synthcxr.demo.inputs import condition_of, number, one_line, whole
 from synthcxr.demo.pickers import pickers
 from synthcxr.demo.studio import Drawn, Studio, said_html, understood_lines
+from synthcxr.errors import UserError
 
 EXAMPLES = [
     "72 year old female. PA view. Pleural effusion.",
@@ -178,7 +179,6 @@ def sampler_inputs(defaults: Any, count: bool = True) -> list[gr.components.Comp
 def _preview(studio: Studio, prompt: Any) -> str:
     """What would be understood, while it's being typed."""
     try:
-        with one_line():
-            return understood_lines(studio, condition_of(prompt))
-    except gr.Error as error:
-        return said_html([("Prompt", str(error.message))])
+        return understood_lines(studio, condition_of(prompt))
+    except UserError as error:
+        return said_html([("Prompt", str(error))])

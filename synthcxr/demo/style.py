@@ -28,7 +28,7 @@ CSS = """
 .picks .secondary-wrap, .picks .wrap-inner { padding-left: 4px; padding-right: 0; }
 .lead { max-width: 76ch; }
 .lead p { color: var(--body-text-color-subdued); }
-.pictures .grid-wrap { max-height: none !important; height: auto !important; overflow: visible; }
+.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; overflow: visible; }
 .pictures .grid-container { grid-template-rows: none !important; }
 .pictures .caption-label { opacity: 1 !important; } /* also under the pointer */
 .pictures > .block-label, .pictures label[data-testid=block-label] { position: static; border: 0; background: none;
@@ -42,7 +42,8 @@ dl.said dt { color: var(--body-text-color-subdued); }
 dl.said dd { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color); }
 p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--body-text-color); min-height: 1.4em; }
 .card { border-top: 1px solid var(--border-color-primary); padding-top: 12px; }
-.card table, .prose table { display: block; overflow-x: auto; }
+.card table, .prose table { display: block; overflow-x: auto; border: 0 !important; }
+.card td, .card th { border-color: var(--border-color-primary) !important; }
 .card td, .card th { word-break: normal !important; overflow-wrap: normal !important; }
 .card code { overflow-wrap: anywhere; white-space: normal; }
 :focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
@@ -55,8 +56,12 @@ p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--bod
   .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
   .pictures .caption-label { font-size: .7rem; padding: 3px 6px; }
   #head .badge { font-size: .8rem; }
-  .tight input[type=number] { max-width: 64px; }
-  .tight .head label, .tight .head span { font-size: .85rem; }
+  .tight .head { flex-wrap: nowrap !important; gap: 4px; }
+  .tight .head input[type=number] { max-width: 56px; padding: 0 4px; }
+  .picks .icon-wrap, .picks .wrap-inner .icon-wrap { display: none; }
+  .picks .block { padding-left: 6px !important; padding-right: 6px !important; }
+  .picks .wrap-inner { padding: 4px 0 !important; }
+  .picks input { padding-left: 6px !important; padding-right: 2px !important; font-size: .88rem !important; }
 }
 """
 
