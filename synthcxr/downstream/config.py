@@ -66,7 +66,7 @@ class Training(Config):
         0.5, gt=0, lt=1, description="of each batch where they're mixed, of the steps where they come first"
     )
     checks: int = Field(
-        6, ge=1, description="of the validation patients, equally spaced over the steps after synthetic_share"
+        6, ge=1, description="of validation patients, equally spaced over the steps after synthetic_share"
     )
 
 
