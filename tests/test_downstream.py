@@ -1,5 +1,6 @@
 """The experiment: equal treatment of all arms, resuming to the same bytes, shortcuts, and a verdict that is true."""
 
+import csv
 import json
 import os
 import signal
@@ -130,7 +131,7 @@ def predicted(config: DownstreamConfig) -> dict[Key, list[Predictions]]:
 def test_numbers_can_be_computed_again_from_what_is_saved(done: DownstreamConfig) -> None:
     from sklearn.metrics import roc_auc_score
 
-    rows = [line.split(",") for line in (done.output / "test.csv").read_text().splitlines()]
+    rows = list(csv.reader((done.output / "test.csv").read_text().splitlines()))
     column = rows[0].index(HEART)
     there = [row[column] == "1" for row in rows[1:]]
     result = json.loads((done.output / "result.json").read_text())

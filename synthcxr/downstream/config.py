@@ -65,7 +65,9 @@ class Training(Config):
     synthetic_share: float = Field(
         0.5, gt=0, lt=1, description="of each batch where they're mixed, of the steps where they come first"
     )
-    checks: int = Field(6, ge=1, description="equally spaced steps at which validation patients are asked")
+    checks: int = Field(
+        6, ge=1, description="of validation patients, equally spaced over the steps after synthetic_share"
+    )
 
 
 class Shortcut(Config):

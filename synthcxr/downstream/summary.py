@@ -11,6 +11,7 @@ from synthcxr.downstream.config import DownstreamConfig
 from synthcxr.downstream.inference import Estimate, holm, label_saving, label_saving_interval, over_seeds
 from synthcxr.downstream.labels import values_of
 from synthcxr.downstream.measure import (
+    DROP,
     GAP,
     MACRO,
     UNCORRELATED,
@@ -66,7 +67,7 @@ class Summary:
         return tuple(
             Point(
                 arm=key[0], fraction=key[1], multiple=key[2], metric=one.metric, label=one.label,
-                direction=one.direction, measured=_number(over_seeds(one.values, one.draws), one.n),
+                direction=one.direction, measured=_bounded(one),
                 seeds=tuple(map(float, one.values)),
             )
             for key, row in self.table.items() for one in row.values()
@@ -195,8 +196,16 @@ def _number(estimate: Estimate, n: int) -> Number:
     return Number(value=estimate.value, low=estimate.low, high=estimate.high, n=n)
 
 
+def _bounded(one: Measured) -> Number:
+    """A quantity's mean; all but a drop lie between 0 and 1, which Student's interval doesn't know."""
+    number = _number(over_seeds(one.values, one.draws), one.n)
+    if one.metric == DROP:
+        return number
+    return number.model_copy(update={"low": max(0.0, number.low), "high": min(1.0, number.high)})
+
+
 def _four_cell(key: Key, cell: tuple[int, int], one: Measured) -> FourCell:
     return FourCell(
         arm=key[0], fraction=key[1], multiple=key[2], finding=bool(cell[0]), confounder=bool(cell[1]),
-        right=_number(over_seeds(one.values, one.draws), one.n),
+        right=_bounded(one),
     )  # fmt: skip

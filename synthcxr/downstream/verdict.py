@@ -23,7 +23,8 @@ def verdict(
             told += _fairness(arm, [one for one in comparisons if one.arm == arm and one.metric == GAP], points)
     if seeds < FEW_SEEDS:
         told.append(f"This was a small run ({seeds} seed{'s' if seeds > 1 else ''} instead of {FEW_SEEDS} or more): "
-                    "it shows that the experiment works, and can miss gains and losses.")  # fmt: skip
+                    "it shows that the experiment works. It can miss gains and losses, and seeds that agree by chance "
+                    "can pass for either.")  # fmt: skip
     return tuple(told)
 
 

@@ -97,7 +97,7 @@ class _Training:
         )
         module, optimizer = self.processes.prepare(network, optimizer)
         steps, checks, best, kept = 0, {}, -np.inf, {}
-        ask_at = {round(self.settings.steps * (i + 1) / self.settings.checks) for i in range(self.settings.checks)}
+        ask_at = checked_steps(self.settings)
         validate = None
         for step in range(self.settings.steps):
             self._optimise(module, optimizer, step)
@@ -163,6 +163,12 @@ class _Training:
         """Mean AUROC over findings on validation images."""
         columns = [place for place, label in enumerate(self.bench.labels) if is_finding(label)]
         return mean_of(AUROC, told[:, columns], self.bench.validate.labels[:, columns])
+
+
+def checked_steps(settings: Training) -> set[int]:
+    """Steps after which validation patients are asked: of all arms those by which pretraining has seen real images."""
+    first = round(settings.synthetic_share * settings.steps)
+    return {first + round((settings.steps - first) * (i + 1) / settings.checks) for i in range(settings.checks)}
 
 
 def counts_of(config: DownstreamConfig, kind: str, step: int) -> tuple[int, int]:
