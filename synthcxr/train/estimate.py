@@ -148,7 +148,8 @@ def _saved(module: BaseModule, rows: int, side: int, tokens: int, half: bool, ad
         return tensor
 
     def keep_input(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        keep(inputs[0].to(torch.bfloat16 if half else torch.float32))
+        cast = inputs[0].to(torch.bfloat16 if half else torch.float32)
+        kept.setdefault(inputs[0].untyped_storage()._cdata, cast)  # once for those that read the same
 
     config = module.denoiser.config
     width = config.get("cross_attention_dim") if module.base.denoiser == "unet" else config.caption_channels
