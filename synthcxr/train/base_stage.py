@@ -16,6 +16,7 @@ from synthcxr.model.bases import PromptEmbeddings
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.train.base_module import build_module, trains_text
 from synthcxr.train.batches import batch_items, share, step_rng
+from synthcxr.train.cache import Rows
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.denoiser import SHEET_CONDITIONS
 from synthcxr.train.latents import cached_latents, moments, sampled
@@ -114,7 +115,7 @@ class BaseStage:
         return times[torch.from_numpy(rng.permutation(count))]
 
     def _told(
-        self, wordings: Wordings, rows: object, prompts: Sequence[int], device: torch.device
+        self, wordings: Wordings, rows: Rows | None, prompts: Sequence[int], device: torch.device
     ) -> PromptEmbeddings | list[str]:
         return [wordings.prompts[i] for i in prompts] if rows is None else embeddings(rows, prompts, device)
 

@@ -1,6 +1,7 @@
 """What a retraining will take of a GPU's memory, without its weights: run once on tensors that have shapes alone."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from synthcxr.errors import ModelError
 from synthcxr.model.bases import PromptEmbeddings
 from synthcxr.model.bases.published import PUBLISHED
-from synthcxr.train.base_module import BaseModule, build_module
+from synthcxr.train.base_module import TEXT_ATTENTION, BaseModule, build_module, trains_text
 from synthcxr.train.config import TrainConfig
 
 GIB = 2**30
@@ -57,27 +58,39 @@ def estimate(config: TrainConfig, half: bool, processes: int = 1) -> Estimate:
     Raises:
         ModelError: the base is neither a folder nor one whose shape is known.
     """
-    settings = config.base.model_copy(update={"xformers": False})
+    lora = config.base.lora
+    # Adapters are reckoned with: made of tensors without content, they couldn't be moved.
+    plain = {"xformers": False, "lora": None, "text_encoder": trains_text(config.base)}
+    settings = config.base.model_copy(update=plain)
     rows = max(1, settings.batch_size // (settings.accumulate * processes))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
-        # What stays as it is is kept in bfloat16; tensors without content can't be cast later.
-        kept = torch.bfloat16 if half and settings.lora else torch.float32
-        torch.set_default_dtype(kept)
-        try:
-            pipeline, tokens = _hollow(settings.model)
-        finally:
-            torch.set_default_dtype(torch.float32)
-        module = build_module(pipeline, settings, config.seed, half)
-        sizes = [(p.numel(), p.requires_grad, p.element_size()) for p in module.parameters()]
+        pipeline, tokens = _hollow(settings.model)
+        module = build_module(pipeline, settings, config.seed, half=False)
+        adapted = _adapted(module) if lora else []
+        module.denoiser.requires_grad_(settings.denoiser and not lora)
         side = config.resolution // pipeline.vae_scale_factor
-        saved = _saved(module, rows, side, tokens, half)
-    trained = sum(count for count, learns, _ in sizes if learns)
-    # Autocast keeps a copy of the weights it computes with.
-    copies = sum(2 * count for count, _, width in sizes if half and width == 4)
-    frozen = sum(count for count, learns, _ in sizes if not learns)
+        saved = _saved(module, rows, side, tokens, half, adapted)
+    total = sum(parameter.numel() for parameter in module.parameters())
+    if lora:
+        trained = sum(lora.rank * (layer.in_features + layer.out_features) for layer in adapted)
+        frozen, width = total, 2 if half else 4
+    else:
+        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        frozen, width = total - trained, 2 if half else 4
+    copies = 2 * trained if half else 0  # autocast keeps a copy of the weights it computes with
     moments = trained * (2 if settings.optimizer == "adamw8bit" else 8)
-    weights = sum(count * width for count, _, width in sizes) + copies
-    return Estimate(trained, frozen, weights, 4 * trained, moments, 4 * trained, saved)
+    return Estimate(trained, frozen, 4 * trained + width * frozen + copies, 4 * trained, moments, 4 * trained, saved)
+
+
+def _adapted(module: BaseModule) -> list[nn.Linear]:
+    """The layers that get an adapter; peft goes by the ends of names as well."""
+    wanted = {name: TEXT_ATTENTION for name in module.text_encoders} | {module.base.denoiser: module.base.lora}
+    return [
+        layer
+        for part, network in module.parts.items()
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) and f".{name}".endswith(tuple(f".{end}" for end in wanted[part]))
+    ]
 
 
 def _hollow(model: str) -> tuple[DiffusionPipeline, int]:
@@ -124,8 +137,8 @@ def _part(folder: Path, part: str, said: list[str]) -> nn.Module:
     return cls.from_config(cls.load_config(folder / part))
 
 
-def _saved(module: BaseModule, rows: int, side: int, tokens: int, half: bool) -> int:
-    """Bytes that one forward pass keeps for its backward pass, weights apart."""
+def _saved(module: BaseModule, rows: int, side: int, tokens: int, half: bool, adapted: Sequence[nn.Linear]) -> int:
+    """Bytes that one forward pass keeps for its backward pass, weights apart; adapters keep what goes into them."""
     own = {p.untyped_storage()._cdata for p in module.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -134,6 +147,10 @@ def _saved(module: BaseModule, rows: int, side: int, tokens: int, half: bool) ->
             kept.setdefault(place, tensor)
         return tensor
 
+    def keep_input(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        cast = inputs[0].to(torch.bfloat16 if half else torch.float32)
+        kept.setdefault(inputs[0].untyped_storage()._cdata, cast)  # once for those that read the same
+
     config = module.denoiser.config
     width = config.get("cross_attention_dim") if module.base.denoiser == "unet" else config.caption_channels
     pooled = None
@@ -141,7 +158,9 @@ def _saved(module: BaseModule, rows: int, side: int, tokens: int, half: bool) ->
         pooled = torch.zeros(rows, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
     mask = torch.ones(rows, tokens, dtype=torch.long) if module.base.denoiser == "transformer" else None
     told = PromptEmbeddings(torch.zeros(rows, tokens, width), pooled, mask)
-    latents = torch.zeros(rows, config.in_channels, side, side)
+    latents = torch.zeros(rows, config.in_channels, side, side, requires_grad=bool(adapted))
+    for layer in adapted:
+        layer.register_forward_pre_hook(keep_input)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             error = module(latents, torch.full((rows,), 500.0), told, torch.zeros(rows, 6)).float().square().mean()

@@ -66,13 +66,10 @@ def wordings_of(
             rows[index, number] = places.setdefault(said, len(places))
     prompts = list(places)
     base = base_of(pipeline)
-    lengths, limits = [0], []
-    for name in base.tokenizers:
-        if (tokenizer := getattr(pipeline, name, None)) is not None:
-            limits.append(min(tokenizer.model_max_length, base.tokens))
-            lengths += [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
-    limit = min(limits)
-    distinct = np.array(lengths[1:]).reshape(len(limits), -1).max(axis=0)
+    there = [tokenizer for name in base.tokenizers if (tokenizer := getattr(pipeline, name, None)) is not None]
+    limit = min(base.tokens, *(tokenizer.model_max_length for tokenizer in there))
+    lengths = [list(map(len, one(prompts, truncation=False, verbose=False).input_ids)) for one in there]
+    distinct = np.max(lengths, axis=0)
     return Wordings(prompts, rows, int((distinct > limit).sum()), int(distinct.max()), limit)
 
 
