@@ -20,8 +20,8 @@ import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, PNDMScheduler
 
 from synthcxr.errors import UserError
-from synthcxr.generate import SamplerSettings
 from synthcxr.model.folder import EMBEDDED, load_model
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.engines.local import default_workers, devices_of, quiet
 from synthcxr.synthesis.run import run
@@ -56,7 +56,7 @@ def synthesize(model: Path, images: int, **fields: object) -> tuple[float, float
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         asked = config(model, output, images, **fields)
-        workers = min(-(-images // asked.shard_rows), default_workers(asked, devices_of(asked)))
+        workers = min(-(-images // asked.shard_rows), default_workers(asked.threads, devices_of(asked.engine)))
         start = time.perf_counter()
         made = run(asked).made
         seconds = time.perf_counter() - start
@@ -93,8 +93,8 @@ def speed(model: Path, images: int, stock_images: int, steps: int | None) -> Non
     print(f"{'stock, DPM-Solver++ 25':40} {dpm:8.3f} images/s   {dpm / pndm:6.2f} x PNDM")
     del pipeline
     rates = {}
-    for count in dict.fromkeys((SamplerSettings().steps, steps or SamplerSettings().steps)):
-        settings = SamplerSettings(steps=count)
+    for count in dict.fromkeys((info.sampler.steps, steps or info.sampler.steps)):
+        settings = SamplerSettings(steps=count).over(info.sampler)
         whole, drawing = synthesize(model, images, settings=settings)
         rates[count] = drawing
         for what, rate in (("end to end", whole), ("drawing alone", drawing)):
@@ -105,7 +105,7 @@ def speed(model: Path, images: int, stock_images: int, steps: int | None) -> Non
         _, screened = synthesize(model, images, screen=ScreenConfig())
     except (UserError, NotImplementedError) as error:
         return print(f"screening can't be measured: {error or 'there is none yet'}")
-    share = screened / rates[SamplerSettings().steps]
+    share = screened / rates[info.sampler.steps]
     print(f"{'the same, screened':40} {screened:8.3f} images/s   {share:6.2f} x unscreened, goal {GOAL_SCREEN:g} x")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DiffusionPipeline
 from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
@@ -18,30 +19,24 @@ from synthcxr.conditions import Condition, parse_prompt, to_prompt
 from synthcxr.config import Config
 from synthcxr.dicom.write import DicomSettings, Provenance, check_compression, write_dicom
 from synthcxr.diffusion import image_noise, step_generators
-from synthcxr.errors import ConfigError, ModelError, RunError, shown
+from synthcxr.errors import ConfigError, RunError, shown
 from synthcxr.images import from_float, write_png
+from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
+from synthcxr.model.sampler import SamplerSettings, build_sampler
 from synthcxr.reports import scrub
 from synthcxr.runs import Run, write_text
+from synthcxr.vocabulary import Finding
 
 log = logging.getLogger(__name__)
 
-SamplerName = Literal["dpm++", "sde-dpm++", "ddim"]
-
-
-class SamplerSettings(Config):
-    """How pictures are drawn from the model.
-
-    `dpm++` is the second-order multistep solver of Lu et al. 2022 (DPM-Solver++), `ddim` that of Song et al. 2021
-    without noise; both are deterministic once the initial noise is drawn. `sde-dpm++` is the former with fresh noise
-    in each step, which comes from the picture's seed too: it wants more steps, and what the model got wrong in one of
-    them it may mend in the next.
-    """
-
-    sampler: SamplerName = "sde-dpm++"
-    steps: int = Field(50, ge=1, le=1000)
-    guidance: float = Field(2.0, ge=1, le=30, description="classifier-free guidance; 1 switches it off")
+RARE = 100  # training images of a finding, below which a user is told
+GUIDED_TENSORS = (
+    "prompt_embeds",
+    "add_text_embeds",
+    "add_time_ids",
+)  # of a pipeline: for the empty prompt and for ours
 
 
 class Request(Config):
@@ -69,11 +64,13 @@ class Generator:
 
     Args:
         model: from `load_model`.
+        settings: what isn't given is as the model's own say.
         batch_size: pictures drawn at once; memory grows with it, the pictures don't change.
     """
 
     def __init__(self, model: Model, settings: SamplerSettings | None = None, batch_size: int = 4):
-        self.model, self.settings, self.batch_size = model, settings or SamplerSettings(), batch_size
+        self.model, self.batch_size = model, batch_size
+        self.settings = (settings or SamplerSettings()).over(model.info.sampler)
         self._embedded: dict[str, PromptEmbeddings] = {}
 
     def prompt(self, condition: Condition) -> tuple[str, list[str]]:
@@ -81,6 +78,12 @@ class Generator:
         info = self.model.info
         kept, missing = understood(condition, info.template, info.words)
         return to_prompt(kept, info.template), missing
+
+    def rare(self, condition: Condition) -> dict[Finding, int]:
+        """Findings of the condition that few training images showed, and how many: the model hardly knows them."""
+        counts = self.model.info.findings
+        asked = [finding for finding, state in condition.findings.items() if state.state == "present"]
+        return {f: counts.get(f, 0) for f in asked if counts.get(f, 0) < RARE} if counts is not None else {}
 
     def __call__(
         self, requests: Sequence[Request], progress: bool = True, stop: Callable[[], bool] = lambda: False
@@ -104,21 +107,29 @@ class Generator:
     @torch.inference_mode()
     def _draw(self, batch: list[Request], stop: Callable[[], bool]) -> list[Generated]:
         pipeline, settings, size = self.model.pipeline, self.settings, self.model.info.resolution
+        base = base_of(pipeline)
         prompts = [self.prompt(request.condition)[0] for request in batch]
         pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
         side = size // pipeline.vae_scale_factor
         seeds = [request.seed for request in batch]
-        noise = image_noise(seeds, (pipeline.unet.config.in_channels, side, side))
+        noise = image_noise(seeds, (base.denoiser_of(pipeline).config.in_channels, side, side))
 
-        def watch(_pipeline: object, _step: int, _timestep: int, tensors: dict) -> dict:
+        guided = math.ceil(settings.guided * settings.steps) if settings.guidance > 1 else 0
+        arguments = {**base.arguments, **({"guidance_rescale": settings.rescale} if base.guided else {})}
+
+        def watch(pipeline: DiffusionPipeline, step: int, _timestep: int, tensors: dict) -> dict:
             if stop():
                 raise Stopped
+            if base.guided and step + 1 == guided < settings.steps:  # from here on without the empty prompt
+                pipeline._guidance_scale = 1.0
+                tensors |= {name: tensors[name].chunk(2)[1] for name in base.guided}
             return tensors
 
         images = pipeline(
             **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
-            num_inference_steps=settings.steps, guidance_scale=settings.guidance, output_type="pt",
-            callback_on_step_end=watch, generator=step_generators(seeds),
+            num_inference_steps=settings.steps, guidance_scale=settings.guidance if guided else 1.0,
+            output_type="pt", generator=step_generators(seeds), callback_on_step_end=watch,
+            callback_on_step_end_tensor_inputs=["latents", *base.guided], **arguments,
         ).images  # fmt: skip
         pixels = from_float(images.float().mean(dim=1).cpu().numpy() * 2 - 1)
         return [
@@ -136,26 +147,13 @@ class Generator:
             "prompt_embeds": torch.cat([one.tokens for one in asked]),
             "negative_prompt_embeds": torch.cat([one.tokens for one in empty]),
         }
+        if asked[0].mask is not None:
+            arguments["prompt_attention_mask"] = torch.cat([one.mask for one in asked])
+            arguments["negative_prompt_attention_mask"] = torch.cat([one.mask for one in empty])
         if asked[0].pooled is not None:
             arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
             arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])
         return arguments
-
-
-def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin:
-    """A fresh sampler over the noise schedule that a model was trained with.
-
-    Raises:
-        ModelError: the model's schedule isn't one these samplers run on.
-    """
-    if not hasattr(schedule, "betas"):
-        raise ModelError(f"sampler {name!r} doesn't run on the schedule of this model ({type(schedule).__name__})")
-    if name == "ddim":
-        return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=True)
-    algorithm = "sde-dpmsolver++" if name == "sde-dpm++" else "dpmsolver++"
-    return DPMSolverMultistepScheduler.from_config(
-        schedule.config, algorithm_type=algorithm, solver_order=2, final_sigmas_type="zero"
-    )
 
 
 def without_identifiers(text: str) -> str:

@@ -76,12 +76,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MODEL folder of 64 px with random weights, which knows chests, hearts and effusions. Not to be changed."""
     import torch
 
+    from synthcxr.model.denoiser import build_scheduler
     from synthcxr.model.embedded import (
         AutoencoderShape,
         DenoiserShape,
         build_autoencoder,
         build_pipeline,
-        build_scheduler,
         build_text_encoder,
         build_tokenizer,
         build_unet,
@@ -94,13 +94,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         autoencoder = build_autoencoder(AutoencoderShape(latent_channels=4, channels=(16, 16, 16), groups=8), 64)
-        # The decoder starts at zero; the prompt must show in a picture all the same.
+        # Decoder and denoiser start at zero; the prompt must show in a picture all the same.
         torch.nn.init.normal_(autoencoder.linear_decoder.weight, std=0.2)
         tokenizer = build_tokenizer(canonical_words(), shape.tokens)
         unet, text_encoder = build_unet(shape, 4, 64), build_text_encoder(shape, tokenizer)
+        unet.gaussian.fit(torch.randn(40, 4, 4, 4))
+        torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
     pipeline = build_pipeline(autoencoder, unet, text_encoder, tokenizer, build_scheduler())
     pipeline.set_progress_bar_config(disable=True)
-    info = ModelInfo(name="tiny", resolution=64, words=tuple(sorted(words)))
+    info = ModelInfo(
+        name="tiny", resolution=64, words=tuple(sorted(words)), findings={"Cardiomegaly": 120, "Pleural Effusion": 7}
+    )
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_model(Model(pipeline, info, "unsaved"), folder, "# tiny: random weights, for tests\n")
     return folder

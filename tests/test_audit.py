@@ -21,10 +21,11 @@ from synthcxr.evaluation.audit_run import REPORT, run
 from synthcxr.evaluation.config import AuditConfig
 from synthcxr.evaluation.feature_set import AuditSettings
 from synthcxr.evaluation.membership import Denoiser, Known
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.images import to_float
 from synthcxr.model.autoencoder import start_from_pca
 from synthcxr.model.folder import Model, hash_of, load_model
+from synthcxr.model.sampler import SamplerSettings
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")

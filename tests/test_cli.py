@@ -88,6 +88,7 @@ def test_generate_warns_of_words_the_model_never_saw(cli: Cli, tiny_model: Path)
     ended = cli("generate", prompt, "-o", "out", "--model", tiny_model, "settings.steps=2", "--json")
     assert ended.code == 0 and json.loads(ended.out) == ["out/00000.png"]
     assert "warning: the model never saw 'large', 'tree'; it is told '72 year old female. Right pleur" in ended.err
+    assert "warning: only 7 training images showed Pleural Effusion; don't rely on it" in ended.err
 
 
 def test_words_become_config_overrides_or_prompts(cli: Cli) -> None:

@@ -7,6 +7,7 @@ import pytest
 from synthcxr.config import dump_config, load_config
 from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.prepare import PrepareConfig
+from synthcxr.downstream.config import DownstreamConfig
 from synthcxr.evaluation.config import AuditConfig, EvaluateConfig
 from synthcxr.generate import GenerateConfig
 from synthcxr.synthesis.config import SynthesizeConfig
@@ -17,6 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = {
     "audit": AuditConfig,
     "curate": CurateConfig,
+    "downstream": DownstreamConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "generate": GenerateConfig,

@@ -1,7 +1,7 @@
 import torch
 
 from synthcxr.diffusion import alpha_sigma, image_noise, min_snr_weight, noised, stratified_timesteps, v_target
-from synthcxr.model.embedded import build_scheduler
+from synthcxr.model.denoiser import build_scheduler
 from synthcxr.runs import derive_seed
 
 ALPHAS = build_scheduler().alphas_cumprod

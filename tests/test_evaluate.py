@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
 from synthcxr.cli import app
-from synthcxr.conditions import Condition
+from synthcxr.conditions import DEFAULT_TEMPLATE, Condition, canonical_words
 from synthcxr.config import dump_config
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.errors import DatasetError, ModelError, RunError
@@ -22,6 +22,8 @@ from synthcxr.evaluation.features import features_of, judge, open_extractor
 from synthcxr.evaluation.result import Result, find
 from synthcxr.evaluation.run import REPORT, run
 from synthcxr.model.classifier import ClassifierShape, build_classifier, load_classifier
+from synthcxr.model.contrastive import ContrastiveShape, build_contrastive, weights_hash
+from synthcxr.model.embedded import build_tokenizer
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
@@ -57,6 +59,12 @@ def folder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     shape = ClassifierShape(size=32, channels=(8, 8, 16, 16), depths=(1, 1, 1, 1))
     build_classifier(shape).save_pretrained(folder / "model" / "classifier")
+    tokenizer = build_tokenizer(canonical_words(), 24)
+    build_contrastive(
+        ContrastiveShape(width=32, tokens=24), tokenizer, 16, weights_hash(folder / "model" / "classifier"),
+        DEFAULT_TEMPLATE, canonical_words(),
+    ).save_pretrained(folder / "model" / "contrastive")  # fmt: skip
+    tokenizer.save_pretrained(folder / "model" / "contrastive")
     return folder
 
 
@@ -79,6 +87,7 @@ def test_each_number_has_interval_count_and_reference(result):
         names = {line.name for line in judged.lines if line.group == "all"}
         assert {"kernel", "gaussian_mmd", "precision", "coverage", "sharpness", "spectrum", "grays"} <= names
         assert {"MS-SSIM within a prompt", "AUROC, Cardiomegaly", "accuracy, sex", "accuracy, view"} <= names
+        assert {"image-text similarity", "image-text similarity, prompts shuffled"} <= names
         assert {"control of Cardiomegaly", "gap, AUROC", "gap, underdiagnosis"} <= names
         for line in judged.lines:
             assert line.measured.low <= line.measured.value <= line.measured.high and line.measured.n > 0
@@ -196,9 +205,16 @@ def test_a_vision_model_of_transformers_is_an_extractor(tmp_path):
     np.testing.assert_allclose(extractor.read(images[::-1])[::-1], rows, atol=1e-5)
 
 
-def test_extractors_that_are_not_there_say_what_to_do(tmp_path):
-    with pytest.raises(ModelError, match="rad-dino@COMMIT"):
+def test_extractors_that_are_not_there_say_what_to_do(monkeypatch):
+    def asked(source: str) -> None:
+        raise ModelError(f"asked for {source}")
+
+    monkeypatch.setattr(features, "resolve", asked)  # nothing is fetched in tests
+    with pytest.raises(ModelError, match="asked for microsoft/rad-dino@[0-9a-f]{40}$"):
         open_extractor("rad-dino")
+    with pytest.raises(ModelError, match="asked for microsoft/rad-dino@main$"):
+        open_extractor("rad-dino@main")
+    monkeypatch.undo()
     with pytest.raises(ModelError, match="hub id with its revision"):
         open_extractor("nowhere")
     try:

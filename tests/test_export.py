@@ -16,9 +16,10 @@ from synthcxr.conditions import Condition
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.dicom.write import DicomSettings
 from synthcxr.errors import DatasetError, ImageError, RunError
-from synthcxr.generate import GenerateConfig, SamplerSettings
+from synthcxr.generate import GenerateConfig
 from synthcxr.generate import run as generate
 from synthcxr.images import read_image
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.export import dicom
 from synthcxr.synthesis.export.run import ExportConfig, run
 

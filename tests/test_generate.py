@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from synthcxr import generate
 from synthcxr.conditions import parse_prompt
 from synthcxr.errors import ConfigError, ModelError, RunError
-from synthcxr.generate import GenerateConfig, Generator, Request, SamplerSettings, Stopped, run
+from synthcxr.generate import GenerateConfig, Generator, Request, Stopped, run
 from synthcxr.images import read_image, read_provenance
 from synthcxr.model.folder import Model, load_model
+from synthcxr.model.sampler import USUAL, SamplerSettings
 
 HEART, EFFUSION = "72 year old female. PA view. Cardiomegaly.", "40 year old male. Pleural effusion."
-QUICK = SamplerSettings(steps=3)
+QUICK = SamplerSettings(sampler="sde-dpm++", steps=3, guidance=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,32 @@ def test_pictures_depend_on_seed_prompt_sampler_and_guidance(model: Model) -> No
         pictures(model, requests(EFFUSION)),
         pictures(model, requests(HEART), SamplerSettings(steps=3, sampler="ddim")),
         pictures(model, requests(HEART), SamplerSettings(steps=3, guidance=8)),
+        pictures(model, requests(HEART), SamplerSettings(steps=3, guidance=8, guided=0.5)),
+        pictures(model, requests(HEART), SamplerSettings(steps=3, guidance=8, rescale=0.7)),
     ]
     assert all((one != other).any() for one, other in pairwise([base, *variants]))
     assert (pictures(model, requests(HEART)) == base).all()
+
+
+def test_guidance_of_no_step_is_none_and_of_some_ends_there(model: Model) -> None:
+    seen: list[int] = []
+    watched = model.pipeline.unet.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    try:
+        half = pictures(model, requests(HEART), SamplerSettings(steps=4, guidance=3, guided=0.5))
+        assert seen == [2, 2, 1, 1]  # with the empty prompt, then without
+        again = pictures(model, requests(HEART), SamplerSettings(steps=4, guidance=3, guided=0.5))
+    finally:
+        watched.remove()
+    assert (half == again).all()
+    without = pictures(model, requests(HEART), SamplerSettings(steps=4, guidance=1))
+    assert (pictures(model, requests(HEART), SamplerSettings(steps=4, guidance=3, guided=0)) == without).all()
+
+
+def test_a_model_says_how_it_is_drawn_from(model: Model) -> None:
+    own = replace(model, info=model.info.model_copy(update={"sampler": QUICK.over(USUAL)}))
+    assert Generator(own).settings == QUICK.over(USUAL)
+    assert Generator(own, SamplerSettings(steps=2)).settings == SamplerSettings(steps=2).over(QUICK.over(USUAL))
+    assert (pictures(own, requests(HEART), SamplerSettings()) == pictures(model, requests(HEART))).all()
 
 
 def test_any_range_of_seeds_can_be_made_alone(model: Model) -> None:
@@ -116,7 +141,7 @@ def test_run_writes_marked_pictures_and_an_image_folder(tiny_model: Path, tmp_pa
     assert [row["prompt"] for row in rows[1:3]] == [HEART, "50 year old. Pleural effusion."]
     assert rows[0]["age"] == 72 and rows[0]["sex"] == "female" and "Cardiomegaly" in rows[0]["findings"]
     assert rows[0]["model"] == load_model(tiny_model).hash
-    assert rows[0]["settings"] == QUICK.model_dump()
+    assert rows[0]["settings"] == QUICK.over(USUAL).model_dump()
     for path, row in zip(paths, rows, strict=True):
         assert read_image(path).shape == (64, 64)
         assert read_provenance(path) == row

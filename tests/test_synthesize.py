@@ -22,10 +22,11 @@ from synthcxr.conditions import Condition
 from synthcxr.config import load_config
 from synthcxr.data.dataset import Dataset, DatasetWriter
 from synthcxr.errors import ConfigError, ModelError, RunError, UserError
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.images import read_provenance
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.folder import bind_audit, load_model
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis import worker
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.estimate import report

@@ -17,13 +17,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from synthcxr.conditions import Condition
 from synthcxr.data.dataset import Dataset
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.model.classifier import load_classifier
+from synthcxr.model.contrastive import load_contrastive
 from synthcxr.model.folder import load_model
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
-STAGES = ("autoencoder", "denoiser", "classifier")
+STAGES = ("autoencoder", "denoiser", "classifier", "contrastive")
 STEPS = 8
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 2, "ema": 0.9, "log_every": 1, "validate_every": 4}
 COMMON |= {"checkpoint_every": 3, "validation_images": 2}
@@ -33,6 +36,7 @@ DENOISER = {
     "sample_steps": 1,
 }
 CLASSIFIER = {"shape": {"size": 32, "channels": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}}
+CONTRASTIVE = {"shape": {"width": 32, "tokens": 16}}
 PATIENCE = 500  # seconds; a busy machine is no failure
 
 
@@ -47,12 +51,14 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     os.dup2(descriptor, 2)
     import synthcxr.train.autoencoder
     import synthcxr.train.classifier
+    import synthcxr.train.contrastive
     import synthcxr.train.denoiser
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
     from synthcxr.train.loop import Trainer
 
-    for module in (synthcxr.train.autoencoder, synthcxr.train.denoiser, synthcxr.train.classifier):
+    stages = synthcxr.train
+    for module in (stages.autoencoder, stages.denoiser, stages.classifier, stages.contrastive):
 
         def watched(items: object, seed: int, step: int, batch_size: int, name: str = module.__name__) -> object:
             batch = batch_items(items, seed, step, batch_size)
@@ -123,7 +129,7 @@ def set_up(folder: Path, dataset: Dataset, **changes: object) -> RunFolder:
     config = {
         "data": [str(dataset.path)], "output": "run", "resolution": 64, "device": "cpu", "precision": "fp32",
         "autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER},
-        "classifier": {**COMMON, **CLASSIFIER},
+        "classifier": {**COMMON, **CLASSIFIER}, "contrastive": {**COMMON, **CONTRASTIVE},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config | changes))
     return RunFolder(folder)
@@ -183,6 +189,9 @@ def test_a_run_leaves_what_it_promises(straight):
     assert picture.pixels.shape == (64, 64)
     readings = load_classifier(straight.path / "run" / "model").read([picture.pixels])
     assert np.isfinite(readings.age).all() and result["classifier"]["images"] == 2
+    fits = load_contrastive(straight.path / "run" / "model")
+    vectors = [fits.images(readings.features), fits.embed([fits.prompt(Condition(sex="female"))])]
+    assert np.isfinite(vectors).all() and result["contrastive"]["images"] == 2
     card = (straight.path / "run" / "model" / "README.md").read_text()
     assert "patient-4" in card and "patient-5" not in card  # held out for validation; test patients aren't read
 
@@ -236,16 +245,16 @@ def test_a_run_made_longer_in_time_equals_one_that_was_as_long_from_the_start(st
 
 def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
     start = straight.path / "run" / "model"
-    stages = {"denoiser": {**COMMON, **DENOISER, "steps": 0}, "classifier": {"steps": 0}}
+    stages = {"denoiser": {**COMMON, **DENOISER, "steps": 0}, "classifier": {"steps": 0}, "contrastive": {"steps": 0}}
     run = set_up(tmp_path / "next", tiny_dataset, start=str(start), **stages)
     assert run.train() == 0, run.said
     before, after = (load_model(folder).pipeline for folder in (start, run.path / "run" / "model"))
     assert after.tokenizer_2.get_vocab() == before.tokenizer_2.get_vocab()
     for part in ("unet", "text_encoder_2"):  # 0 steps
         assert_equal(getattr(before, part), getattr(after, part))
-    for part in ("encoder", "quant_conv", "linear_encoder"):  # what latents mean
-        assert_equal(getattr(before.vae, part), getattr(after.vae, part))
-    assert load_classifier(start).hash == load_classifier(run.path / "run" / "model").hash
+    assert_equal(before.vae.linear_encoder, after.vae.linear_encoder)  # what latents mean
+    for load in (load_classifier, load_contrastive):
+        assert load(start).hash == load(run.path / "run" / "model").hash
     assert before.vae.config.scaling_factor == after.vae.config.scaling_factor
     assert not torch.equal(before.vae.decoder.conv_out.weight, after.vae.decoder.conv_out.weight)
 
@@ -282,6 +291,14 @@ def test_another_config_is_refused(copied, tiny_dataset):
     assert run.train() == 2
     assert run.said.startswith("error: ") and run.said.count("\n") == 1 and "seed 0, now 1" in run.said
     assert run.files() == before
+
+
+def test_words_need_a_classifier_to_be_compared_with(tiny_dataset, tmp_path):
+    few = {"steps": 1, "validation_images": 1}
+    stages = {"autoencoder": {**AUTOENCODER, **few}, "denoiser": {**DENOISER, **few}, "classifier": {"steps": 0}}
+    run = set_up(tmp_path / "alone", tiny_dataset, **stages)
+    assert run.train() == 2
+    assert "error: contrastive.steps = 8 needs classifier.steps" in run.said and not (run.path / "run").exists()
 
 
 def test_a_loss_that_explodes_names_its_step_and_images(tiny_dataset, tmp_path):

@@ -11,12 +11,15 @@ import typer
 from synthcxr import __version__
 from synthcxr.cli.datasets import curate, export, prepare, verify
 from synthcxr.cli.drawing import demo, generate
-from synthcxr.cli.models import audit, calibrate, evaluate, synthesize, train
+from synthcxr.cli.models import audit, calibrate, downstream, evaluate, push_to_hub, synthesize, train
 from synthcxr.errors import UserError
 
 __all__ = ["app", "main"]
 
-VERBS = (generate, prepare, curate, verify, export, train, synthesize, calibrate, evaluate, audit, demo)
+VERBS = (
+    generate, prepare, curate, verify, export, train, push_to_hub, synthesize, calibrate, evaluate, audit, downstream,
+    demo,
+)  # fmt: skip
 
 app = typer.Typer(
     help="Synthetic chest radiographs: generate, retrain, prepare data. Research only, not for diagnosis.",

@@ -42,7 +42,7 @@ def generate(
     if dry_run:
         return print_config(resolved)
     generator = open_generator(resolved)
-    _warn_unseen(generator, resolved)
+    _warn(generator, resolved)
     paths = run(resolved, fresh, generator)
     print(json.dumps([str(path) for path in paths]) if as_json else "\n".join(map(str, paths)))
 
@@ -70,9 +70,11 @@ def _say_understood(config: Any) -> None:
         print(f"understood: {describe(condition)}", file=sys.stderr)
 
 
-def _warn_unseen(generator: Any, config: Any) -> None:
+def _warn(generator: Any, config: Any) -> None:
     for condition in dict(config.understood()).values():
         told, unseen = generator.prompt(condition)
         if unseen:
             words = ", ".join(map(repr, unseen))
             print(f"warning: the model never saw {words}; it is told {told!r}", file=sys.stderr)
+        for finding, count in generator.rare(condition).items():
+            print(f"warning: only {count} training images showed {finding.value}; don't rely on it", file=sys.stderr)

@@ -1,4 +1,5 @@
-"""From data to a measured model: `synthcxr train`, `calibrate`, `synthesize`, `evaluate` and `audit`."""
+"""From data to a measured model: `synthcxr train`, `push-to-hub`, `calibrate`, `synthesize`, `evaluate`, `audit`,
+`downstream`."""
 
 import json
 import sys
@@ -11,13 +12,22 @@ from synthcxr.cli.words import AsJson, DryRun, Fresh, Words, config_of, print_co
 
 
 def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
-    """Train the embedded architecture: autoencoder, denoiser and text encoder, classifier. The same command resumes."""
+    """Train the embedded architecture, or retrain an open model (base.model). The same command resumes."""
     quiet()
     from synthcxr.train.config import TrainConfig
 
     config = config_of(words, TrainConfig)
     if dry_run:
-        return print_config(config)
+        print_config(config)
+        if config.base:
+            from synthcxr.errors import ModelError
+            from synthcxr.train.estimate import estimate
+
+            try:
+                print(estimate(config, half=config.precision != "fp32"), file=sys.stderr)
+            except ModelError as unknown:
+                print(f"warning: {unknown}", file=sys.stderr)
+        return
     from synthcxr.train.loop import Interrupted
     from synthcxr.train.run import run
 
@@ -27,6 +37,17 @@ def train(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
         print(stop, file=sys.stderr)
         raise typer.Exit(143) from None
     print(json.dumps(result) if as_json else f"{config.output / 'model'}: {result['model_hash']}")
+
+
+def push_to_hub(words: Words = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Upload a MODEL folder to the Hugging Face hub; of credentialed data, to a private repository unless told."""
+    from synthcxr.model.push import PushConfig, run
+
+    config = config_of(words, PushConfig)
+    if dry_run:
+        return print_config(config)
+    where = run(config)
+    print(json.dumps({"url": where}) if as_json else where)
 
 
 def calibrate(words: Words = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -99,3 +120,19 @@ def audit(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
     verdict = f"{'passed' if result.passed else 'not passed'}; report: {config.output / REPORT}"
     print(result.model_dump_json() if as_json else "\n".join([*lines, verdict]))
     raise typer.Exit(0 if result.passed else 1)
+
+
+def downstream(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as_json: AsJson = False) -> None:
+    """Does synthetic data help? Train classifiers with and without it, alike in all else. The same command resumes."""
+    quiet()
+    from synthcxr.downstream.config import DownstreamConfig
+
+    config = config_of(words, DownstreamConfig)
+    if dry_run:
+        return print_config(config)
+    from synthcxr.downstream.run import REPORT, run
+
+    result = run(config, fresh)
+    if result is not None:  # under accelerate, the main process has it
+        lines = [*result.verdict, f"report: {config.output / REPORT}"]
+        print(result.model_dump_json() if as_json else "\n".join(lines))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,13 +22,13 @@ class Corpus:
     """Images of one split.
 
     Attributes:
-        pixels: uint8 (n, resolution, resolution), a memory map.
+        pixels: uint8 (n, resolution, resolution), a memory map or what reads like one.
         records: n of them.
         native: (n,) pixels of the smaller side of the file that was read, at most the resolution.
         hash: of the images and the resolution.
     """
 
-    pixels: np.ndarray
+    pixels: "np.ndarray | ShardPixels"
     records: list[Record]
     native: np.ndarray
     hash: str
@@ -43,10 +44,33 @@ class Corpus:
         return np.flatnonzero([bool(record.present) for record in self.records])
 
 
-def load_corpus(datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path) -> Corpus:
+class ShardPixels:
+    """Pixels read from the shards each time they are asked for: (n, resolution, resolution) that fit no memory or disk.
+
+    Indexed like the array by one image, or by an array of images and then within them.
+    """
+
+    def __init__(self, chosen: Sequence[tuple[Dataset, Record]], resolution: int):
+        self._chosen = chosen
+        self.shape = (len(chosen), resolution, resolution)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | np.ndarray | tuple) -> np.ndarray:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if np.ndim(first) == 0:
+            return _read(self._chosen[int(first)], self.shape[-1])[tuple(rest)]
+        return np.stack([_read(self._chosen[int(i)], self.shape[-1]) for i in first])[(slice(None), *rest)]
+
+
+def load_corpus(
+    datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int, cache: Path | None
+) -> Corpus:
     """Read one split of all datasets, with at most `per_patient` images of a patient, the sharpest first.
 
-    The pixels are written to `cache` once; a later call maps the same file.
+    The pixels are written to `cache` once, and a later call maps the same file; with None, each is read from its
+    shard whenever it's asked for.
 
     Raises:
         DatasetError: the split is empty.
@@ -64,11 +88,13 @@ def load_corpus(datasets: Sequence[Dataset], split: str, resolution: int, per_pa
         names = ", ".join(str(dataset.path) for dataset in datasets)
         raise DatasetError(f"{names}: no image in split {split!r}; prepare with a larger dataset or another holdout")
     digest = sha256("".join(record.sha256 for _, record in chosen).encode() + bytes(str(resolution), "ascii"))
+    records = [record for _, record in chosen]
+    native = np.array([_native(record, resolution) for record in records])
+    if cache is None:
+        return Corpus(ShardPixels(chosen, resolution), records, native, digest.hexdigest())
     path = cache / f"pixels-{split}-{digest.hexdigest()[:16]}.npy"
     if not path.exists():
         _write_pixels(path, chosen, resolution)
-    records = [record for _, record in chosen]
-    native = np.array([_native(record, resolution) for record in records])
     return Corpus(np.load(path, mmap_mode="r"), records, native, digest.hexdigest())
 
 
@@ -76,15 +102,18 @@ def _native(record: Record, resolution: int) -> int:
     return min(record.native_width, record.native_height, resolution)
 
 
-def _write_pixels(path: Path, chosen: list[tuple[Dataset, Record]], resolution: int) -> None:
-    def read(item: tuple[Dataset, Record]) -> np.ndarray:
-        dataset, record = item
-        return from_float(to_square(to_float(dataset.read(record)), resolution))
+def _read(item: tuple[Dataset, Record], resolution: int) -> np.ndarray:
+    dataset, record = item
+    return from_float(to_square(to_float(dataset.read(record)), resolution))
 
+
+def _write_pixels(path: Path, chosen: list[tuple[Dataset, Record]], resolution: int) -> None:
     with atomic_path(path) as temporary:
         shape = (len(chosen), resolution, resolution)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with ThreadPoolExecutor(4) as pool:
-            for index, image in enumerate(tqdm(pool.map(read, chosen), "pixels", len(chosen))):
+            for index, image in enumerate(
+                tqdm(pool.map(partial(_read, resolution=resolution), chosen), "pixels", len(chosen))
+            ):
                 pixels[index] = image
         pixels.flush()

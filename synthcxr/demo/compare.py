@@ -54,7 +54,8 @@ def compare(
     Raises:
         gr.Error: an argument that breaks its rule, or a model that can't be opened.
     """
-    from synthcxr.generate import Request, SamplerSettings, Stopped
+    from synthcxr.generate import Request, Stopped
+    from synthcxr.model.sampler import SamplerSettings
 
     with one_line(), studio.running(session):
         name = chosen("attribute", [attribute], ATTRIBUTES)[0]
@@ -109,8 +110,6 @@ def _told(drawn: list[Drawn], asked: list[tuple[str, Condition]], state: str) ->
 
 def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
     """The tab's widgets."""
-    from synthcxr.generate import SamplerSettings
-
     gr.Markdown(
         "One seed, one attribute changed; and below each picture what changed against the first: mid grey is no "
         "change, bright became denser, dark more air.",
@@ -120,7 +119,7 @@ def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
         with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_length=inputs.MAX_PROMPT)
             attribute = gr.Dropdown(list(ATTRIBUTES), value="Sex", label="Attribute that changes", elem_id="attribute")
-            settings = sampler_inputs(SamplerSettings(), count=False)
+            settings = sampler_inputs(studio.sampler, count=False)
             with gr.Row(elem_classes="actions"):
                 button = gr.Button("Compare", variant="primary", elem_id="compare")
                 stop = gr.Button("Stop", min_width=90)

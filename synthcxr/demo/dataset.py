@@ -155,14 +155,12 @@ def _finished(folder: Path) -> Update:
 
 def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
     """The tab's widgets."""
-    from synthcxr.generate import SamplerSettings
-
     gr.Markdown(
         "A small labelled DATASET: every combination as often as any other, each picture screened, all marked as "
         "synthetic. The same as `synthcxr synthesize`, which has no limit of size.",
         elem_classes="lead",
     )
-    defaults = SamplerSettings()
+    defaults = studio.sampler
     with gr.Row(elem_classes="panes"):
         with gr.Column(scale=2, min_width=320):
             findings = gr.Dropdown(

@@ -35,7 +35,8 @@ def draw(
     Raises:
         gr.Error: an argument that breaks its rule, or a model that can't be opened; one line for the page.
     """
-    from synthcxr.generate import Request, SamplerSettings, Stopped
+    from synthcxr.generate import Request, Stopped
+    from synthcxr.model.sampler import SamplerSettings
 
     with one_line(), studio.running(session):
         condition = condition_of(prompt)
@@ -101,8 +102,6 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
         drawn: the session's latest pictures, which the tab Audit looks at.
         exclusive: arguments of events that use the model, so that one runs at a time.
     """
-    from synthcxr.generate import SamplerSettings
-
     with gr.Row(elem_classes="panes"):
         with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(
@@ -111,7 +110,7 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
             )  # fmt: skip
             gr.Examples([[one] for one in EXAMPLES], prompt, label="Examples", api_visibility="private")
             chosen = pickers(EXAMPLES[0])
-            settings = sampler_inputs(SamplerSettings())
+            settings = sampler_inputs(studio.sampler)
             with gr.Row(elem_classes="actions"):
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
                 stop = gr.Button("Stop", elem_id="stop", min_width=90)

@@ -17,8 +17,9 @@ from synthcxr.conditions import Condition, describe
 from synthcxr.errors import UserError
 
 if TYPE_CHECKING:
-    from synthcxr.generate import Request, SamplerSettings
+    from synthcxr.generate import Request
     from synthcxr.model.folder import Model, ModelInfo
+    from synthcxr.model.sampler import SamplerSettings
 
 CACHE_CHECKED, CACHE_AGE = 600, 3600  # seconds: files on disk are looked through, and how old they may become
 
@@ -69,6 +70,14 @@ class Studio:
             return read_info(folder) if folder else None
         except UserError:
             return None
+
+    @property
+    def sampler(self) -> "SamplerSettings":
+        """How the model is drawn from by default, as far as that is known before it's opened."""
+        from synthcxr.model.sampler import USUAL
+
+        info = self.info()
+        return info.sampler if info else USUAL
 
     def model_folder(self) -> Path | None:
         """Where the model's files are; None for a hub id."""

@@ -9,6 +9,7 @@ appearance.py    sharpness, spectrum, grays
 diversity.py     similarity of the pictures of one prompt
 judged.py        lines of a result that rest on the judge
 alignment.py     does a picture show what was asked
+image_text.py    does it fit the words; recall and zero-shot questions of an image-text model
 control.py       what else moves when one attribute changes
 fairness.py      discrimination and underdiagnosis by group
 result.py        result.json, typed

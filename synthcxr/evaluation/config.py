@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from synthcxr.config import Config
 from synthcxr.data.record import Split
 from synthcxr.evaluation.feature_set import AuditSettings
-from synthcxr.generate import SamplerSettings
+from synthcxr.model.sampler import SamplerSettings
 
 CACHE = Path("build/features")
 
@@ -30,10 +30,15 @@ class EvaluateConfig(Config):
     train_split: Split | None = Field("train", description="of the training images; none: all")
     extractor: str = Field(
         "embedded",
-        description="embedded (the model's classifier), pixels, xrv:WEIGHTS, rad-dino@REVISION, or a transformers "
+        description="embedded (the model's classifier), pixels, xrv:WEIGHTS, rad-dino, or a transformers "
         "vision model by folder or hub id (owner/name@revision)",
     )
     model: str | None = Field(None, description="whose classifier judges: a folder or hub id; none: the embedded model")
+    image_text: str | None = Field(
+        None,
+        description="tells how well a picture fits its words: a CLIPModel of transformers by folder or hub id "
+        "(owner/name@revision); none: the model's own image-text model",
+    )
     images: int = Field(2000, ge=10, description="of each dataset, at most, drawn at random")
     size: int = Field(256, ge=32, description="pixels a side that images are compared at, at most")
     least: int = Field(50, ge=12, description="images of a finding or group, of either kind; smaller ones are left out")

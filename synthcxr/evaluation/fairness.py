@@ -63,15 +63,30 @@ def underdiagnosis(
     values, names, units = called_healthy[ill].astype(np.float64), groups[ill], patients[ill]
     cells, left_out = _cells(names, [np.ones(len(names), dtype=bool)])
 
-    def rates(weights: np.ndarray) -> np.ndarray:
-        return np.column_stack(
-            [
-                (weights[:, cell] @ values[cell] + PRIOR) / (weights[:, cell].sum(1) + 2 * PRIOR)
-                for cell in cells.values()
-            ]
-        )
+    return _by_group(
+        "underdiagnosis", lambda weights: _rates(values, cells, weights), cells, left_out, units, "lower", seed,
+        replicates,
+    )  # fmt: skip
 
-    return _by_group("underdiagnosis", rates, cells, left_out, units, "lower", seed, replicates)
+
+def underdiagnosis_rates(
+    called_healthy: np.ndarray, ill: np.ndarray, groups: np.ndarray, weights: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the groups that are large enough, and their rates (replicates, groups) under given weights.
+
+    For several classifiers of the same images: with the same weights, what they have in common cancels out.
+
+    Args:
+        called_healthy, ill, groups: see `underdiagnosis`; weights: (replicates, n), as of `cluster_weights`.
+    """
+    cells, _ = _cells(groups[ill], [np.ones(int(ill.sum()), dtype=bool)])
+    return tuple(cells), _rates(called_healthy[ill].astype(np.float64), cells, weights[:, ill])
+
+
+def _rates(values: np.ndarray, cells: Mapping[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+    return np.column_stack(
+        [(weights[:, cell] @ values[cell] + PRIOR) / (weights[:, cell].sum(1) + 2 * PRIOR) for cell in cells.values()]
+    )
 
 
 def subgroup_auc(

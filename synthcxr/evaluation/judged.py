@@ -9,6 +9,7 @@ from synthcxr.data.record import Record
 from synthcxr.evaluation.alignment import alignment
 from synthcxr.evaluation.control import counterfactual_pairs, entanglement
 from synthcxr.evaluation.fairness import Fairness, operating_point, subgroup_auc, underdiagnosis
+from synthcxr.evaluation.image_text import similarity
 from synthcxr.evaluation.part import Part
 from synthcxr.evaluation.result import Line, Matrix, line
 from synthcxr.evaluation.scores import Score
@@ -28,6 +29,15 @@ def alignment_lines(judge: str, real: Part, fake: Part, seed: int) -> list[Line]
 
 def _alignment(read: Part, seed: int) -> list[Score]:
     return alignment(read.readings, [record.condition for record in read.records], read.units, seed)
+
+
+def image_text_lines(name: str, real: Part, fake: Part, seed: int) -> list[Line]:
+    """How well pictures fit their words; the ceiling is how well real images fit theirs."""
+    ceiling = {score.name: score for score in similarity(real.pairs, real.units, seed)}
+    return [
+        line("alignment", score, name, reference=ceiling.get(score.name), against="real images with their own words")
+        for score in similarity(fake.pairs, fake.units, seed)
+    ]
 
 
 def control_lines(judge: str, fake: Part, seed: int) -> tuple[list[Line], list[str], Matrix | None]:

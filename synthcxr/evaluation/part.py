@@ -14,6 +14,7 @@ from synthcxr.errors import DatasetError, ModelError, shown
 from synthcxr.evaluation.compare import Rows
 from synthcxr.evaluation.config import EvaluateConfig
 from synthcxr.evaluation.features import appearance_extractor, features_of, judge, open_extractor, readings
+from synthcxr.evaluation.image_text import ImageText, Pairs, open_image_text
 from synthcxr.evaluation.resampling import units_of
 from synthcxr.evaluation.sheets import Images
 from synthcxr.model.classifier import Readings, load_classifier
@@ -30,6 +31,7 @@ class Part:
         units: (n,) the patient of a real image; the prompt of a synthetic one, or itself where prompts are few.
         appearance: of the rows in `sharp`, those that aren't smaller than the size that images are compared at.
         readings: the judge's; None where there's none.
+        pairs: of images and what their conditions say, by the image-text model; None where there's none.
     """
 
     dataset: Dataset
@@ -40,6 +42,7 @@ class Part:
     sharp: np.ndarray
     appearance: np.ndarray
     readings: Readings | None
+    pairs: Pairs | None
 
     def rows(self) -> Rows:
         return Rows(self.features, self.units, self.records)
@@ -65,6 +68,7 @@ class Reader:
             log.warning("nobody judges what pictures show: %s", error)
         embedded = config.extractor == "embedded"
         self.extractor = self.judge if embedded else open_extractor(config.extractor)
+        self.image_text = self._image_text()
 
     def part(self, dataset: Dataset, split: Split | None, name: str) -> Part:
         config, records = self.config, chosen(dataset, split, self.config.images, self.config.seed)
@@ -75,7 +79,25 @@ class Reader:
         sharp = np.array([row for row, record in enumerate(records) if _native(record) >= config.size], dtype=int)
         large = [records[row] for row in sharp]
         looks = self._rows(appearance_extractor(), dataset, large) if large else np.empty((0, 1))
-        return Part(dataset, name, records, _units(dataset, records), features, sharp, looks, judged)
+        pairs = self._pairs(dataset, records, judged) if self.image_text else None
+        return Part(dataset, name, records, _units(dataset, records), features, sharp, looks, judged, pairs)
+
+    def _image_text(self) -> ImageText | None:
+        if self.judge is None and self.config.image_text is None:
+            return None  # the model's own reads what the judge saw
+        try:
+            return open_image_text(self.config.image_text, self.config.model)
+        except ModelError as error:
+            if self.config.image_text:
+                raise
+            log.warning("nobody compares pictures with words: %s", error)
+            return None
+
+    def _pairs(self, dataset: Dataset, records: Sequence[Record], judged: Readings | None) -> Pairs:
+        model = self.image_text
+        rows = judged.features if model.extractor is None else self._rows(model.extractor, dataset, records)
+        prompts = [model.prompt(record.condition) for record in records]
+        return Pairs(model.images(rows), model.embed(prompts), prompts)
 
     def _rows(self, extractor: Extractor, dataset: Dataset, records: Sequence[Record]) -> np.ndarray:
         return features_of(extractor, dataset, records, self.config.size, self.config.cache)

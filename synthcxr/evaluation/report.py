@@ -16,6 +16,7 @@ HEADLINE = (
     "frechet", "frechet_64", "kernel", "gaussian_mmd", "precision", "recall", "density", "coverage",
     "sharpness", "spectrum", "grays",
     "MS-SSIM within a prompt", "AUROC, mean", "accuracy, sex", "accuracy, view", "error, age", "correlation, age",
+    "image-text similarity", "image-text similarity, prompts shuffled", "own prompt before another's",
     "gap, underdiagnosis", "gap, AUROC",
 )  # fmt: skip
 MEANING = {
@@ -23,6 +24,8 @@ MEANING = {
     "kernel": "kernel distance (KID)", "gaussian_mmd": "CMMD-style distance",
     "sharpness": "sharpness, log2 against real", "spectrum": "spectrum, dB from real", "grays": "grays, Wasserstein",
     "error, age": "age, mean error in years",
+    "image-text similarity, prompts shuffled": "image-text similarity, prompts shuffled (the floor)",
+    "own prompt before another's": "own prompt before another's (0.5: by chance)",
 }  # fmt: skip
 LEGEND = (
     "Value, 95% interval in brackets; below it in gray the same of real images alone: distances between two real sets "
@@ -77,7 +80,10 @@ def _inputs(result: Result) -> str:
         for row in rows
     ]  # fmt: skip
     packages = ", ".join(f"{name} {version}" for name, version in result.environment["packages"].items())
-    told = f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. Images at {result.size} px."
+    told = (
+        f"Features: {_brief(result.extractor)}. Judge: {_brief(result.judge or 'none')}. "
+        f"Words: {_brief(result.image_text or 'none')}. Images at {result.size} px."
+    )
     read = table(("", "dataset", "images", "patients or groups", "manifest", "models"), cells)
     return f"{read}<p class=quiet><small>{told} {escape(packages)}.</small></p>"
 
@@ -107,13 +113,14 @@ def _best(lines: Sequence[Line]) -> Line:
 
 
 def _cell(line: Line, best: bool = False) -> str:
-    value = f"<span class=best>{_number(line.measured)}</span>" if best else _number(line.measured)
-    reference = f"<br><small>{_number(line.reference)}</small>" if line.reference else ""
+    value = f"<span class=best>{number(line.measured)}</span>" if best else number(line.measured)
+    reference = f"<br><small>{number(line.reference)}</small>" if line.reference else ""
     return f"{value}{reference}"
 
 
-def _number(number: Number) -> str:
-    return f"{number.value:.3g} <small>[{number.low:.3g}, {number.high:.3g}] n={number.n:,}</small>"
+def number(told: Number) -> str:
+    """A number as a cell of a table: value, interval, count."""
+    return f"{told.value:.3g} <small>[{told.low:.3g}, {told.high:.3g}] n={told.n:,}</small>"
 
 
 def _spectra(spectra: Mapping[str, np.ndarray], size: int) -> str:
@@ -147,8 +154,8 @@ def _dataset(judged: Judged, sheets: Sequence[Sheet]) -> list[str]:
         ]  # fmt: skip
     parts += [sheet_html(sheet) for sheet in sheets]
     rows = [
-        (escape(line.name), escape(line.group), ARROWS[line.direction], _number(line.measured),
-         _number(line.reference) if line.reference else "", escape(line.against or ""))
+        (escape(line.name), escape(line.group), ARROWS[line.direction], number(line.measured),
+         number(line.reference) if line.reference else "", escape(line.against or ""))
         for line in judged.lines
     ]  # fmt: skip
     every = table(("number", "group", "", "measured", "reference", "which is"), rows)

@@ -7,7 +7,9 @@ from synthcxr.config import Config
 from synthcxr.evaluation.scores import Direction, Score
 
 Section = Literal["fidelity", "appearance", "diversity", "alignment", "control", "fairness"]
-Against = Literal["real against real", "judge on real images", "pairs of real images"]
+Against = Literal[
+    "real against real", "judge on real images", "pairs of real images", "real images with their own words"
+]
 
 
 class Number(Config):
@@ -81,6 +83,7 @@ class Result(Config):
     judged: tuple[Judged, ...]
     extractor: str
     judge: str | None
+    image_text: str | None = None
     size: int
     environment: dict[str, Any]
 

@@ -13,7 +13,7 @@ from synthcxr.evaluation.config import EvaluateConfig
 from synthcxr.evaluation.diversity import kind_of, ms_ssim, pairs_within, similarity_within
 from synthcxr.evaluation.features import appearance_extractor, squares
 from synthcxr.evaluation.fidelity import METRICS
-from synthcxr.evaluation.judged import alignment_lines, control_lines, fairness_lines
+from synthcxr.evaluation.judged import alignment_lines, control_lines, fairness_lines, image_text_lines
 from synthcxr.evaluation.part import Part, Reader, prompt_of
 from synthcxr.evaluation.report import html
 from synthcxr.evaluation.result import Input, Judged, Line, Result, line
@@ -52,8 +52,8 @@ def run(config: EvaluateConfig, fresh: bool = False) -> Result:
     result = Result(
         real=_input("real", part), train=_input("train", trained_on) if trained_on else None,
         judged=tuple(_judge(config, reader, part, fake) for fake in fakes),
-        extractor=reader.extractor.name, judge=reader.judge.name if reader.judge else None, size=config.size,
-        environment=environment(),
+        extractor=reader.extractor.name, judge=reader.judge.name if reader.judge else None,
+        image_text=reader.image_text.name if reader.image_text else None, size=config.size, environment=environment(),
     )  # fmt: skip
     drawn: dict[str, list[Sheet]] = {
         fake.name: sheets(part.images(), fake.images(), trained_on.images() if trained_on else None, config.seed)
@@ -93,6 +93,10 @@ def _judge(config: EvaluateConfig, reader: Reader, real: Part, fake: Part) -> Ju
         found, missing, matrix = control_lines(judge, fake, config.seed)
         fair, unfair = fairness_lines(judge, real, fake, config.seed)
         lines, left_out = [*lines, *found, *fair], [*left_out, *missing, *unfair]
+    if fake.pairs is None or real.pairs is None:
+        left_out.append("alignment with words: the model has no image-text model")
+    else:
+        lines += image_text_lines(reader.image_text.name, real, fake, config.seed)
     return Judged(dataset=_input("synthetic", fake), lines=tuple(lines), entanglement=matrix, left_out=tuple(left_out))
 
 

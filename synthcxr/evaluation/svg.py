@@ -3,18 +3,34 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Protocol
 
 import numpy as np
 
-from synthcxr.evaluation.result import Line, Number
+from synthcxr.evaluation.result import Number
 
 WIDTH, LEFT, RIGHT, ROW = 760, 220, 150, 22  # pixels; labels stand left, numbers right
 INK, GRAY, BLUE, FAINT = "#1f2328", "#8c959f", "#0969da", "#eaeef2"
 COLOURS = (GRAY, BLUE, "#bf3989", "#1a7f37", "#9a6700", "#8250df")
 
 
-def interval_plot(lines: Sequence[Line], labels: Sequence[str], bounds: tuple[float, float] | None = None) -> str:
-    """A row a line: the measured value with its interval in blue, and above it the reference in gray."""
+class Compared(Protocol):
+    """A number with its interval, and what it's compared with, such as a Line of a result."""
+
+    @property
+    def measured(self) -> Number: ...
+    @property
+    def reference(self) -> Number | None: ...
+
+
+def interval_plot(
+    lines: Sequence[Compared], labels: Sequence[str], bounds: tuple[float, float] | None = None,
+    mark: float | None = None,
+) -> str:  # fmt: skip
+    """A row a line: the measured value with its interval in blue, and above it the reference in gray.
+
+    `mark` is a value that a line goes up at, such as 0 where rows are differences.
+    """
     numbers = [number for line in lines for number in (line.measured, line.reference) if number is not None]
     low, high = bounds or (min(n.low for n in numbers), max(n.high for n in numbers))
     if high <= low:
@@ -26,6 +42,8 @@ def interval_plot(lines: Sequence[Line], labels: Sequence[str], bounds: tuple[fl
         return LEFT + (min(max(value, low), high) - low) * scale
 
     parts = [_axis(low, high, x, ROW * len(lines) + 6)]
+    if mark is not None:
+        parts.append(_line(x(mark), 4, x(mark), ROW * len(lines) + 6, INK))
     for row, (line, label) in enumerate(zip(lines, labels, strict=True)):
         y = ROW * row + 16
         parts.append(_text(LEFT - 10, y + 4, label, "end"))
@@ -36,28 +54,45 @@ def interval_plot(lines: Sequence[Line], labels: Sequence[str], bounds: tuple[fl
     return _svg(height, parts)
 
 
-def curves(x: np.ndarray, series: Mapping[str, np.ndarray], x_label: str, y_label: str) -> str:
-    """Curves over a logarithmic axis: the first one gray, the others in colours."""
-    height, top, bottom, left, right = 290, 28, 44, 70, WIDTH - 190
-    values = np.concatenate(list(series.values()))
+def curves(
+    x: np.ndarray, series: Mapping[str, np.ndarray], x_label: str, y_label: str,
+    bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None, ticks: Mapping[float, str] | None = None,
+    digits: int = 0,
+) -> str:  # fmt: skip
+    """Curves over a logarithmic axis: the first one gray, the others in colours.
+
+    Args:
+        x: rising; series: values at each, by name.
+        bands: lower and upper ends of intervals, by the same names, drawn as bars.
+        ticks: words at places of the axis; None: the first, the middle and the last place.
+        digits: of the vertical axis.
+    """
+    height, top, bottom, left, right, bands = 290, 28, 44, 70, WIDTH - 190, bands or {}
+    values = np.concatenate([*series.values(), *(end for band in bands.values() for end in band)])
     low, high = float(values.min()), float(values.max())
     spread = (high - low) or 1.0
 
-    def place(at: float, value: float) -> str:
-        across = left + (math.log(at) - math.log(x[0])) / (math.log(x[-1]) - math.log(x[0])) * (right - left)
-        return f"{across:.1f},{height - bottom - (value - low) / spread * (height - top - bottom):.1f}"
+    def place(at: float, value: float) -> tuple[float, float]:
+        along = (math.log(at) - math.log(x[0])) / (math.log(x[-1]) - math.log(x[0])) if len(x) > 1 else 0.5
+        return left + along * (right - left), height - bottom - (value - low) / spread * (height - top - bottom)
 
     parts = [_line(left, height - bottom, right, height - bottom, GRAY), _line(left, top, left, height - bottom, GRAY)]
     for number, (name, values) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
-        points = " ".join(place(at, value) for at, value in zip(x, values, strict=True))
+        aside = 4 * (number - (len(series) - 1) / 2) if bands else 0.0  # else bars of one place would hide each other
+        places = [(across + aside, down) for across, down in map(place, x, values)]
+        points = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for (across, down), *ends in zip(places, x, *bands[name], strict=True) if name in bands else ():
+            at, lower, upper = ends
+            parts.append(_line(across, place(at, lower)[1], across, place(at, upper)[1], colour))
+            parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{colour}"/>')
         parts.append(_line(right + 16, top + 10 + 18 * number, right + 34, top + 10 + 18 * number, colour, 2))
         parts.append(_text(right + 40, top + 14 + 18 * number, name[:22], "start"))
-    for at in (x[0], x[len(x) // 2], x[-1]):
-        parts.append(_text(float(place(at, low).split(",")[0]), height - bottom + 16, f"{at:.2g}", "middle"))
+    for at, word in (ticks or {at: f"{at:.2g}" for at in (x[0], x[len(x) // 2], x[-1])}).items():
+        parts.append(_text(place(at, low)[0], height - bottom + 16, word, "middle"))
     for value in (low, high):
-        parts.append(_text(left - 8, float(place(x[0], value).split(",")[1]) + 4, f"{value:.0f}", "end"))
+        parts.append(_text(left - 8, place(x[0], value)[1] + 4, f"{value:.{digits}f}", "end"))
     parts.append(_text((left + right) / 2, height - 8, x_label, "middle"))
     parts.append(_text(left - 40, 14, y_label, "start"))
     return _svg(height, parts)

@@ -1,9 +1,13 @@
-"""The embedded autoencoder: diffusers' AutoencoderKL on 4x4 pixel patches, beside a linear block transform.
+"""The embedded autoencoder: a lapped orthogonal transform, and diffusers' decoder for what it leaves out.
 
-A 16x16-block principal component analysis alone reconstructs a radiograph at over 30 dB, so the network only learns
-what the linear map misses: latents are `linear(x) + encoder(x)` and pictures `linear(z) + decoder(z)`, and both
-networks start at zero.
+Latents are linear in the pixels and orthonormal: an error in them is as large in the picture, and as it spreads over
+overlapping blocks it leaves no seams. So noise on latents is noise on pixels, which a denoiser clears from coarse to
+fine. Pictures are `linear(z) + decoder(z)`; the decoder starts at zero and may be trained at any time, before the
+denoiser or after it, since the latents stay what they are.
 """
+
+import math
+from functools import lru_cache
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin
@@ -13,11 +17,14 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
-__all__ = ["ChestAutoencoder", "ModelMixin", "block_pca", "pca_reconstruction", "psnr", "start_from_pca"]
+__all__ = [
+    "ChestAutoencoder", "ModelMixin", "block_pca", "lap", "lapping", "pca_reconstruction", "psnr", "start_from_pca",
+    "unlap",
+]  # fmt: skip
 
-PATCH = 4  # pixel_unshuffle before the first convolution: full-resolution convolutions are what two cores can't afford
+PATCH = 4  # pixels a decoder output position covers: full-resolution convolutions are what two cores can't afford
 BLOCK = 16  # pixels a latent position covers, each way
-INITIAL_LOGVAR = -7.0
+LOGVAR = -16.0  # of the posterior: latents are a function of the image
 
 
 class ChestAutoencoder(AutoencoderKL):
@@ -25,9 +32,9 @@ class ChestAutoencoder(AutoencoderKL):
 
     Args:
         latent_channels: numbers a 16x16 block is described by.
-        block_out_channels: channels at 1, 1/2, 1/4, 1/8 and 1/16 of the resolution. The first two are those of the
-            pixel patches, always (4, 16); they stand here so that the length says the downsampling, as stock
-            pipelines expect.
+        block_out_channels: the decoder's channels at 1, 1/2, 1/4, 1/8 and 1/16 of the resolution. The first two are
+            those of the pixel patches, always (4, 16); they stand here so that the length says the downsampling, as
+            stock pipelines expect.
         scaling_factor: what latents are multiplied by for the denoiser, 1 / (their standard deviation).
     """
 
@@ -57,24 +64,68 @@ class ChestAutoencoder(AutoencoderKL):
             sample_size=sample_size,
             scaling_factor=scaling_factor,
             force_upcast=force_upcast,
+            use_quant_conv=False,
             mid_block_add_attention=False,
         )
+        del self.encoder  # the linear map is all there is
         self.linear_encoder = nn.Conv2d(1, latent_channels, BLOCK, stride=BLOCK)
         self.linear_decoder = nn.ConvTranspose2d(latent_channels, 1, BLOCK, stride=BLOCK)
-        nn.init.zeros_(self.quant_conv.weight)
-        nn.init.zeros_(self.quant_conv.bias)
-        nn.init.constant_(self.quant_conv.bias[latent_channels:], INITIAL_LOGVAR)
         nn.init.zeros_(self.decoder.conv_out.weight)
         nn.init.zeros_(self.decoder.conv_out.bias)
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
-        mean, logvar = super()._encode(pixel_unshuffle(x, PATCH)).chunk(2, dim=1)
-        return torch.cat([mean + self.linear_encoder(x), logvar], dim=1)
+        mean = self.linear_encoder(lap(x))
+        return torch.cat([mean, torch.full_like(mean, LOGVAR)], dim=1)
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         patches = super()._decode(z).sample
-        sample = pixel_shuffle(patches, PATCH) + self.linear_decoder(z)
+        sample = pixel_shuffle(patches, PATCH) + unlap(self.linear_decoder(z))
         return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must serve training too
+def lapping(size: int) -> torch.Tensor:
+    """The orthogonal filter across block seams that makes a block transform a lapped one, (size, size), float32.
+
+    Eight pixels either side of each seam are mixed, their sums left alone and their differences turned (Tran, Liang
+    and Tu 2003, "Lapped transform via time-domain pre- and post-filtering", eq. 9 and 13: the filter of Malvar's lapped
+    orthogonal transform). Constants pass unchanged, and so do the eight pixels at the picture's edge.
+    """
+    half = BLOCK // 2
+    even, odd = cosines(half), cosines(half, 0.5)
+    flip = torch.eye(half, dtype=torch.float64).flip(0)
+    turn = flip @ even.T @ odd @ flip
+    eye = torch.eye(half, dtype=torch.float64)
+    butterfly = torch.cat([torch.cat([eye, flip], 1), torch.cat([flip, -eye], 1)]) / math.sqrt(2)
+    across = butterfly @ torch.block_diag(eye, turn) @ butterfly
+    matrix = torch.eye(size, dtype=torch.float64)
+    for seam in range(BLOCK, size, BLOCK):
+        matrix[seam - half : seam + half, seam - half : seam + half] = across
+    return matrix.float()
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def cosines(size: int, shift: float = 0.0) -> torch.Tensor:
+    """The orthonormal cosine transform of type II (shift 0) or IV (shift 1/2), (size, size), float64."""
+    rows, columns = torch.arange(size, dtype=torch.float64)[:, None] + shift, torch.arange(size) + 0.5
+    matrix = torch.cos(math.pi * rows * columns / size) * math.sqrt(2 / size)
+    if not shift:
+        matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def lap(images_bchw: torch.Tensor) -> torch.Tensor:
+    """Images filtered across the seams of their blocks, both ways; `unlap` is the inverse."""
+    down, across = (lapping(side).to(images_bchw) for side in images_bchw.shape[-2:])
+    return down @ images_bchw @ across.T
+
+
+def unlap(images_bchw: torch.Tensor) -> torch.Tensor:
+    """The inverse of `lap`."""
+    down, across = (lapping(side).to(images_bchw) for side in images_bchw.shape[-2:])
+    return down.T @ images_bchw @ across
 
 
 def block_pca(images_bchw: torch.Tensor, components: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -94,19 +145,19 @@ def block_pca(images_bchw: torch.Tensor, components: int) -> tuple[torch.Tensor,
 
 
 @torch.no_grad()
-def start_from_pca(autoencoder: ChestAutoencoder, images_bchw: torch.Tensor) -> None:
-    """Set the linear maps to the block PCA of these images, half whitened to a mean square of 1.
+def start_from_pca(autoencoder: ChestAutoencoder, images_bchw: torch.Tensor, whitening: float = 0.0) -> None:
+    """Set the linear maps to the block PCA of these images, lapped, with latents of a mean square of 1.
 
-    Half whitened: each component is divided by the square root of its standard deviation, so that coarse components
-    stay louder than fine ones and a denoiser learns the outline of a chest before its texture.
+    Args:
+        whitening: each component is divided by its standard deviation to this power. At 0 latents are orthonormal; at
+            1 all components are as loud, and errors in the coarse ones show as large patches.
     """
     channels = autoencoder.config.latent_channels
-    mean, directions, deviations = block_pca(images_bchw, channels)
-    gain = deviations.rsqrt()
+    mean, directions, deviations = block_pca(lap(images_bchw), channels)
+    gain = deviations.pow(-whitening)
     gain = gain / (deviations * gain).square().mean().sqrt()
     encoder, decoder = autoencoder.linear_encoder, autoencoder.linear_decoder
     encoder.weight.copy_((directions * gain[:, None]).view(channels, 1, BLOCK, BLOCK))
-    encoder.bias.copy_(-(directions @ mean) * gain)
     decoder.weight.copy_((directions / gain[:, None]).view(channels, 1, BLOCK, BLOCK))
     # One grey level stands for the mean block, which is nearly flat: a transposed convolution has one bias for all.
     grey = mean.mean()

@@ -19,7 +19,8 @@ CREDITS = {
 class Training:
     """What a card says of a training run.
 
-    `measured` are the last validations, by stage and name; `start` is the model that the run went on from.
+    `measured` are the last validations, by stage and name; `start` is the model that the run went on from, `layout`
+    the class of pipeline that opens the folder.
     """
 
     licence: str
@@ -28,11 +29,11 @@ class Training:
     samples: Mapping[str, int]
     measured: Mapping[str, Mapping[str, float]]
     start: str | None = None
+    layout: str = "Stable Diffusion XL with one text encoder"
 
 
 def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Record], training: Training) -> str:
     """Markdown with no field blank; held-out patients are named, so that nobody tests on what was trained on."""
-    autoencoder, denoiser = training.measured["autoencoder"], training.measured["denoiser"]
     sources = sorted({record.source for record in train})
     lines = [
         f"# {info.name}", "",
@@ -40,7 +41,7 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
         "diagnosis.", "",
         f"- licence of the weights: {training.licence}",
         f"- resolution: {info.resolution} pixels, one channel; preprocessing: {info.preprocessing}",
-        f"- prompt: `{info.template}`; layout: Stable Diffusion XL with one text encoder",
+        f"- prompt: `{info.template}`; layout: {training.layout}",
         f"- trained for {training.hours:.1f} hours on {training.processors}: "
         + ", ".join(f"{name} {count:,} images seen" for name, count in training.samples.items()),
         f"- went on from: {training.start or 'random weights'}",
@@ -48,7 +49,7 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
         f"- privacy audit: {info.audit or 'none yet'}", "",
         "## Data", "", "| source | images | patients | credit |", "|---|---|---|---|",
         *(_source_line(source, train) for source in sources), "",
-        _counts("Findings", (finding for record in train for finding in record.condition.findings)),
+        _counts("Training images of each finding", Counter(info.findings or {}).elements()),
         _counts("Views", (record.condition.view or "unknown" for record in train)),
         _counts("Sexes", (record.condition.sex or "unknown" for record in train)), "",
         "## Held-out patients", "",
@@ -56,20 +57,39 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
         "patients were never read. A patient's split follows from the hash of its id alone "
         "(`synthcxr.data.prepare.split_of`).", "",
         "| what | value | n |", "|---|---|---|",
-        f"| autoencoder, PSNR | {autoencoder['psnr']:.2f} dB | {autoencoder['images']:.0f} |",
-        f"| block PCA with as many numbers, PSNR (the floor) | {autoencoder['psnr_pca']:.2f} dB "
-        f"| {autoencoder['images']:.0f} |",
-        f"| denoiser, mean squared error of v | {denoiser['mse']:.4f} | {denoiser['images']:.0f} |", "",
+        *_measured(training.measured), "",
         "Validation patients: " + " ".join(sorted({record.patient for record in held_out})), "",
         "## What it can't do", "",
         "- Words it never saw are left out of a prompt. It knows: "
-        + " ".join(word for word in info.words or () if word.isalpha()),
+        + " ".join(word for word in info.words if word.isalpha())
+        if info.words
+        else "- It reads any words; it was trained on the prompts of this data alone.",
         "- Sides and severities, lateral views and children are unknown to it unless named above.",
         "- Labels were mined from reports by machine; about one in ten is wrong, and the model repeats that.",
         "- Fine detail (small nodules, lines, burned-in markers) isn't to be trusted. No claim is made of clinical "
         "realism, of fairness between groups, or that no training patient can be recognised.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Rows of the table of held-out patients."""
+    rows = []
+    if autoencoder := measured.get("autoencoder"):
+        count = f"{autoencoder['images']:.0f}"
+        rows.append(f"| autoencoder, PSNR | {autoencoder['psnr']:.2f} dB | {count} |")
+        floor = "block PCA with as many numbers, PSNR (the floor)"
+        rows.append(f"| {floor} | {autoencoder['psnr_pca']:.2f} dB | {count} |")
+    for name in ("denoiser", "base"):
+        if told := measured.get(name):
+            what = "of v" if name == "denoiser" else "of its prediction"
+            rows.append(f"| denoiser, mean squared error {what} | {told['mse']:.4f} | {told['images']:.0f} |")
+    if decoder := measured.get("decoder"):
+        for name in ("psnr", "ssim"):
+            change = f"{decoder[f'{name}_before']:.3f}, now {decoder[name]:.3f}"
+            rows.append(f"| decoder, {name.upper()} before training on radiographs | {change} "
+                        f"| {decoder['images']:.0f} |")  # fmt: skip
+    return rows
 
 
 def _source_line(source: str, records: Sequence[Record]) -> str:

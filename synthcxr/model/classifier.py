@@ -69,7 +69,7 @@ class Classifier:
             if batch:
                 told = self.network(torch.cat(batch), output_hidden_states=True)
                 logits.append(told.logits.float().cpu())
-                features.append(told.hidden_states[-1].mean(dim=(2, 3)).float().cpu())
+                features.append(_mean(told.hidden_states[-1]).cpu())
                 batch.clear()
 
         for image in pixels:
@@ -129,13 +129,26 @@ def shrunk(images_bchw: torch.Tensor, size: int) -> torch.Tensor:
     return interpolate(images_bchw, (size, size), mode="bilinear", antialias=True)
 
 
+def pooled(network: ResNetForImageClassification, images_bchw: torch.Tensor) -> torch.Tensor:
+    """The features of `Readings`, (b, d), of images that are `shrunk` already."""
+    return _mean(network.resnet(images_bchw).last_hidden_state)
+
+
+def _mean(hidden_bchw: torch.Tensor) -> torch.Tensor:
+    return hidden_bchw.mean(dim=(2, 3)).float()
+
+
 def load_classifier(source: str | Path | None = None) -> Classifier:
     """The classifier of a MODEL folder (None: the embedded one), with float32 weights.
 
     Raises:
         ModelError: the model has none, or its files are damaged.
     """
-    folder = resolve(EMBEDDED if source is None else source) / CLASSIFIER
+    return open_classifier(resolve(EMBEDDED if source is None else source) / CLASSIFIER)
+
+
+def open_classifier(folder: Path) -> Classifier:
+    """The classifier in a folder of its own; see `load_classifier`."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{shown(folder)} holds no classifier; train one (classifier.steps), or give another model")
     try:

@@ -8,13 +8,14 @@ import json
 import string
 from collections.abc import Sequence
 
-from diffusers import DDPMScheduler, SchedulerMixin, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import SchedulerMixin, StableDiffusionXLPipeline
 from pydantic import Field
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthcxr.config import Config
 from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
+from synthcxr.model.denoiser import ChestUNet
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 SINGLE = string.ascii_lowercase + string.digits + string.punctuation
@@ -101,9 +102,9 @@ def build_text_encoder(shape: DenoiserShape, tokenizer: CLIPTokenizer) -> CLIPTe
     return CLIPTextModelWithProjection(config)
 
 
-def build_unet(shape: DenoiserShape, latent_channels: int, resolution: int) -> UNet2DConditionModel:
+def build_unet(shape: DenoiserShape, latent_channels: int, resolution: int) -> ChestUNet:
     """A UNet over latents (b, latent_channels, resolution / 16, resolution / 16), with fresh weights."""
-    return UNet2DConditionModel(
+    return ChestUNet(
         sample_size=resolution // BLOCK,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -121,27 +122,9 @@ def build_unet(shape: DenoiserShape, latent_channels: int, resolution: int) -> U
     )
 
 
-def build_scheduler() -> DDPMScheduler:
-    """The training schedule: linear, zero terminal signal-to-noise ratio, v-prediction (Lin et al. 2024).
-
-    Linear (Ho et al. 2020), not cosine: neighbouring latents of a chest tell the same thing, and their coarse
-    components are loud, so its layout is still readable at noise under which single numbers have drowned. A schedule
-    has to spend its steps there (Chen 2023, "On the importance of noise scheduling", section 2): with cosine betas
-    19 of 20 timesteps already show the layout, and the first sampling step settles it.
-    """
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-
-
 def build_pipeline(
     autoencoder: ChestAutoencoder,
-    unet: UNet2DConditionModel,
+    unet: ChestUNet,
     text_encoder: CLIPTextModelWithProjection,
     tokenizer: CLIPTokenizer,
     scheduler: SchedulerMixin,

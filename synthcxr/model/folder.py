@@ -16,15 +16,20 @@ from safetensors import SafetensorError
 
 # Imported for diffusers, which takes a component of another library only from a module that is imported already.
 import synthcxr.model.autoencoder  # noqa: F401
+import synthcxr.model.denoiser  # noqa: F401
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.audit import AuditRecord
+from synthcxr.model.bases import base_of
+from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
+from synthcxr.vocabulary import Finding
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INFO = "synthcxr.json"
 CLASSIFIER = "classifier"  # the folder of model.classifier's
+CONTRASTIVE = "contrastive"  # the folder of model.contrastive's
 SCREEN = "screen"  # the folder of synthesis.screen's
 SHARD_SIZE = "15MB"
 ORIGIN = ("_name_or_path", "is_local", "local_files_only")  # keys of configurations
@@ -35,8 +40,10 @@ UNLOADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportErro
 class ModelInfo(Config):
     """What `synthcxr.json` adds to a diffusers folder.
 
-    `words` are those its training prompts held (None: unknown, as for stock checkpoints). `data_hash` is of the
-    training images. `audit` is the result of the privacy audit, None until there was one.
+    `words` are those its training prompts held, `findings` how many training images showed each finding (None:
+    unknown, as for stock checkpoints). `data_hash` is of the training images, `data_licences` are theirs, `licence` is
+    that of the weights. `sampler` is how its pictures are drawn by default. `audit` is the result of the privacy
+    audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -45,7 +52,11 @@ class ModelInfo(Config):
     resolution: int
     preprocessing: str = "centre square, antialiased resize, [-1, 1]"
     words: tuple[str, ...] | None = None
+    findings: dict[Finding, int] | None = None
     data_hash: str | None = None
+    sampler: SamplerSettings = USUAL
+    licence: str | None = None
+    data_licences: tuple[str, ...] | None = None
     audit: AuditRecord | None = None
 
 
@@ -63,13 +74,18 @@ class Model:
         return self.info.audit is not None and self.info.audit.passed_by(self.hash)
 
 
-def save_model(model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None) -> str:
+def save_model(
+    model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None,
+    contrastive: Path | None = None, shard_size: str = SHARD_SIZE,
+) -> str:  # fmt: skip
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
     Args:
         card: Markdown of the model card (README.md).
         half: weights as float16, which halves them at no visible cost.
         classifier: folder of a classifier to go with it (see model.classifier).
+        contrastive: folder of an image-text model that reads this classifier (see model.contrastive).
+        shard_size: of the largest file of weights; beyond it they are split.
     """
     folder = Path(folder)
     new = folder.with_name(f"{folder.name}.new")
@@ -77,9 +93,10 @@ def save_model(model: Model, folder: Path, card: str, half: bool = True, classif
         shutil.rmtree(new)
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
-            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD_SIZE)
-        if classifier:
-            shutil.copytree(classifier, temporary / CLASSIFIER)
+            model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=shard_size)
+        for part, name in ((classifier, CLASSIFIER), (contrastive, CONTRASTIVE)):
+            if part:
+                shutil.copytree(part, temporary / name)
         _tidy_configs(temporary)
         (temporary / INFO).write_text(model.info.model_dump_json(indent=1) + "\n")
         (temporary / "README.md").write_text(card)
@@ -131,14 +148,18 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{shown(folder)} isn't a model (no model_index.json); give a folder in the diffusers layout")
     try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        # Made for photographs, the checker blackens radiographs at random.
+        without = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, **without
         )
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{shown(folder)} can't be loaded ({reason}); restore its files or train again") from error
-    if not all(isinstance(getattr(pipeline, part, None), torch.nn.Module) for part in ("unet", "vae")):
-        raise ModelError(f"{shown(folder)} is a {type(pipeline).__name__}; give a model in a Stable Diffusion layout")
+    denoiser = base_of(pipeline).denoiser
+    if not all(isinstance(getattr(pipeline, part, None), torch.nn.Module) for part in (denoiser, "vae")):
+        raise ModelError(f"{shown(folder)} lacks {denoiser} or vae; restore its files or train again")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)
@@ -150,10 +171,11 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
 def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures.
 
-    Card, classifier, screen and audit aren't part of it: they judge what was drawn, and may be added later.
+    Card, classifier, image-text model, screen and audit aren't part of it: they judge what was drawn, and may be added
+    later.
     """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
-    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, SCREEN))
+    decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, CONTRASTIVE, SCREEN))
     return hash_files(decisive, _unaudited)
 
 
@@ -205,9 +227,10 @@ def resolve(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    patterns = ["*.json", "*.txt", "*/*.safetensors", "*.model"]
+    others = ["*.fp16.*", "*.non_ema.*", "safety_checker/*"]  # the same weights again, and what isn't loaded
     try:
-        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns, ignore_patterns=others))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -234,7 +257,7 @@ def read_info(folder: Path) -> ModelInfo | None:
 def _info(folder: Path, pipeline: DiffusionPipeline, name: str) -> ModelInfo:
     if told := read_info(folder):
         return told
-    # A stock folder: its native size is that of the UNet, one number or height and width.
-    size = pipeline.unet.config.sample_size or 64
+    # A stock folder: its native size is that of the denoiser, one number or height and width.
+    size = base_of(pipeline).denoiser_of(pipeline).config.sample_size or 64
     side = size if isinstance(size, int) else min(size)
     return ModelInfo(name=name, resolution=side * pipeline.vae_scale_factor)

@@ -1,12 +1,12 @@
 """From a condition to the words that one model was trained on, and on to its embeddings."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 import torch
 from diffusers import DiffusionPipeline
 
 from synthcxr.conditions import Condition, FindingState, to_prompt, unseen_words
+from synthcxr.model.bases import PromptEmbeddings, base_of
 from synthcxr.vocabulary import Finding
 
 
@@ -47,23 +47,7 @@ def understood(condition: Condition, template: str, words: Collection[str] | Non
     return Condition(findings=findings, **kept_fields), missing
 
 
-@dataclass(frozen=True)
-class PromptEmbeddings:
-    """What a stock pipeline takes instead of prompts: one row a prompt; `pooled` where the layout has it (SDXL)."""
-
-    tokens: torch.Tensor
-    pooled: torch.Tensor | None
-
-    def select(self, rows: list[int]) -> "PromptEmbeddings":
-        """The rows, in this order, repeats allowed."""
-        return PromptEmbeddings(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
-
-
 @torch.no_grad()
 def embed(pipeline: DiffusionPipeline, prompts: list[str]) -> PromptEmbeddings:
     """Embeddings of prompts through the pipeline's own `encode_prompt`."""
-    result = pipeline.encode_prompt(
-        prompts, device=pipeline._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
-    )
-    pooled = result[2] if len(result) == 4 else None  # SDXL layouts give four tensors, the others two
-    return PromptEmbeddings(result[0], pooled)
+    return base_of(pipeline).encode(pipeline, prompts, pipeline._execution_device)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from synthcxr.config import Config
 from synthcxr.data.record import Split
 from synthcxr.errors import ConfigError
-from synthcxr.generate import SamplerSettings
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.plan.rows import PlanConfig
 from synthcxr.synthesis.screen import ScreenConfig
 

@@ -26,7 +26,7 @@ def report(config: SynthesizeConfig, opener: Opener = open_screen) -> Iterator[s
     config = pinned_config(config)
     rows = Rows(open_plan(config.plan, config.seed), config.row_name, config.seed)
     yield from table(rows)
-    devices = devices_of(config)
+    devices = devices_of(config.engine)
     worker = Worker(config, devices[0], opener)
     _, unseen = _measured(worker, 1)  # the first picture also pays for what the next ones find ready
     groups = max(1, min(PICTURES, config.batch_size, len(rows)) // rows.plan.group)
@@ -34,7 +34,7 @@ def report(config: SynthesizeConfig, opener: Opener = open_screen) -> Iterator[s
     size, more = _measured(worker, groups)
     drawn = groups * rows.plan.group
     seconds = (time.perf_counter() - began) / drawn
-    workers = config.engine.workers or default_workers(config, devices)
+    workers = config.engine.workers or default_workers(config.threads, devices)
     yield ""
     if words := sorted({*unseen, *more}):
         yield f"the model never saw {', '.join(map(repr, words))}: it isn't told, and labels won't say so"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,13 @@ from synthcxr.model.folder import CLASSIFIER, EMBEDDED, SCREEN, ModelInfo, hash_
 from synthcxr.runs import Run, hash_files
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
-from synthcxr.synthesis.engines.local import local
-from synthcxr.synthesis.engines.ray import on_ray
+from synthcxr.synthesis.engines import ENGINES
 from synthcxr.synthesis.plan.rows import Plan, open_plan, pinned
 from synthcxr.synthesis.screen import open_screen
-from synthcxr.synthesis.worker import Opener, ShardJob
+from synthcxr.synthesis.worker import Opener, ShardJob, Worker
 
 log = logging.getLogger(__name__)
 
-ENGINES = {"local": local, "ray": on_ray}
 GIVEN_UP = "given_up.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -153,8 +152,10 @@ class _Shards:
         there = sum(self._rows(number) for number in asked) - sum(self._rows(number) for number in missing)
         total = there + sum(self._rows(number) for number in missing)
         with tqdm(total=total, initial=there, desc="synthesize", file=sys.stderr, unit="row", disable=None) as bar:
-            engine = ENGINES[self._config.engine.kind]
-            for done in engine(self._config, opener, map(self._job, missing), len(missing)) if missing else ():
+            config = self._config
+            engine, make = ENGINES[config.engine.kind], partial(Worker, config, opener=opener)
+            jobs = map(self._job, missing)
+            for done in engine(config.engine, config.threads, make, jobs, len(missing)) if missing else ():
                 self.finished(done.number)
                 bar.update(self._rows(done.number))
                 made += done.images

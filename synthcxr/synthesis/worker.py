@@ -18,6 +18,7 @@ from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.shard import ShardWriter
 from synthcxr.errors import ConfigError, ImageError, ModelError
 from synthcxr.generate import Generator, Request
+from synthcxr.model.bases import base_of
 from synthcxr.model.folder import load_model
 from synthcxr.model.prompts import understood
 from synthcxr.synthesis.config import SynthesizeConfig
@@ -86,7 +87,7 @@ class Worker:
         self.config, self.model = config, load_model(config.model, device)
         if self.model.hash != config.model_hash:
             raise ModelError("the model isn't the one whose hash is model_hash; give that one")
-        self.model.pipeline.unet.to(memory_format=torch.channels_last)
+        base_of(self.model.pipeline).denoiser_of(self.model.pipeline).to(memory_format=torch.channels_last)
         self.generator = Generator(self.model, config.settings, config.batch_size)
         self.rows = Rows(open_plan(config.plan, config.seed, check=False), config.row_name, config.seed)
         self.screen = opener(config.screen, config.model) if config.screen else None

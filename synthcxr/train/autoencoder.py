@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, on crops."""
+"""Stage 1: the autoencoder's decoder, on crops; its encoder is known in closed form."""
 
 import numpy as np
 import torch
@@ -24,20 +24,15 @@ class AutoencoderModule(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(
-        self, images: torch.Tensor, noise: torch.Tensor, extra: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images told by the autoencoder, and the KL divergence to N(0, 1) per latent number.
+    def forward(self, images: torch.Tensor, noise: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
+        """Images told by the autoencoder.
 
         Args:
             images: (b, 1, h, w) in [-1, 1].
             noise: (b, latent_channels, h / 16, w / 16), standard normal.
-            extra: (b, 1, 1, 1) deviation of the noise beyond that of the posterior.
+            extra: (b, 1, 1, 1) deviation of the noise on the latents.
         """
-        posterior = self.autoencoder.encode(images).latent_dist
-        told = self.autoencoder.decode(posterior.mean + (posterior.var + extra.square()).sqrt() * noise).sample
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return told, kl
+        return self.autoencoder.decode(self.autoencoder.encode(images).latent_dist.mean + extra * noise).sample
 
 
 class AutoencoderStage:
@@ -53,12 +48,9 @@ class AutoencoderStage:
         images = to_images(train.pixels[np.sort(sample)])
         self.pca = block_pca(images, self.settings.shape.latent_channels)
         autoencoder = start or self._fresh(images)
-        # Already the best linear maps there are: Adam's steps, as large for all weights, would only shake them.
+        # What latents mean never changes; and Adam's steps, as large for all weights, would only shake the linear maps.
         autoencoder.linear_encoder.requires_grad_(False)
         autoencoder.linear_decoder.requires_grad_(False)
-        if start:
-            autoencoder.encoder.requires_grad_(False)
-            autoencoder.quant_conv.requires_grad_(False)
         self.module = AutoencoderModule(autoencoder.to(memory_format=torch.channels_last))
         sharp = validation.sharp if len(validation.sharp) else np.arange(len(validation.records))
         self.checked = sharp[: self.settings.validation_images]
@@ -66,7 +58,7 @@ class AutoencoderStage:
     def _fresh(self, images: torch.Tensor) -> ChestAutoencoder:
         torch.manual_seed(derive_seed(self.config.seed, "autoencoder weights"))
         autoencoder = build_autoencoder(self.settings.shape, self.config.resolution)
-        start_from_pca(autoencoder, images)
+        start_from_pca(autoencoder, images, self.settings.whitening)
         return autoencoder
 
     def sample_ids(self, step: int) -> list[str]:
@@ -92,13 +84,9 @@ class AutoencoderStage:
         scaling = self.module.autoencoder.config.scaling_factor
         extra = rng.random((len(indices), 1, 1, 1), dtype=np.float32) * self.settings.latent_noise / scaling
         images = to_images(share(crops, rank, processes)).to(device)
-        told, kl = module(
-            images, *(torch.from_numpy(share(part, rank, processes)).to(device) for part in (noise, extra))
-        )
+        told = module(images, *(torch.from_numpy(share(part, rank, processes)).to(device) for part in (noise, extra)))
         told = told.float()
-        return (
-            l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images) + self.settings.kl_weight * kl
-        )
+        return l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images)
 
     @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:

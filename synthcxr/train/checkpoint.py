@@ -6,6 +6,7 @@ A checkpoint is `step-00001000/` with state*.safetensors and state.json. Nothing
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from synthcxr.runs import TEMPORARY_PREFIX, atomic_path, sha256_file
 
 log = logging.getLogger(__name__)
 SHARD_SIZE = 15 * 2**20
+WRITERS = 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], k
     )
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        for name, keys in plan.filename_to_tensors.items():
+
+        def write(item: tuple[str, list[str]]) -> tuple[str, str]:
+            name, keys = item
             save_file({key: tensors[key].detach().cpu().contiguous() for key in keys}, temporary / name)
-        hashes = {name: sha256_file(temporary / name) for name in plan.filename_to_tensors}
+            return name, sha256_file(temporary / name)
+
+        with ThreadPoolExecutor(WRITERS) as pool:  # a signal's grace is short, and hashing leaves processors idle
+            hashes = dict(pool.map(write, plan.filename_to_tensors.items()))
         (temporary / "state.json").write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
     # Unfinished ones are what a killed process left.
     for old in [*_folders(folder)[keep:], *folder.glob(f"{TEMPORARY_PREFIX}*")]:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.model.classifier import ClassifierShape
+from synthcxr.model.contrastive import ContrastiveShape
 from synthcxr.model.embedded import AutoencoderShape, DenoiserShape
 
 
@@ -19,7 +20,13 @@ class StageConfig(Config):
     learning_rate: float = Field(4e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear rise")
     decay: float = Field(0.3, ge=0, le=1, description="share of the steps, at the end, of linear fall to zero")
+    fall: Literal["linear", "cosine"] = Field("linear", description="the form of that fall")
     weight_decay: float = Field(0.01, ge=0)
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit: bitsandbytes' where it's installed, else adamw, said in a line"
+    )
+    betas: tuple[float, float] = (0.9, 0.99)
+    accumulate: int = Field(1, ge=1, description="parts a batch is computed in, one after the other, to save memory")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1)
     log_every: int = Field(20, ge=1)
@@ -39,7 +46,7 @@ class AutoencoderConfig(StageConfig):
     shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
     edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
-    kl_weight: float = Field(1e-4, ge=0, description="per latent number")
+    whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
     latent_noise: float = Field(
         0.0, ge=0, description="largest deviation of noise that the decoder learns to clean, in scaled latents"
     )
@@ -58,7 +65,7 @@ class DenoiserConfig(StageConfig):
     )
     min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; none: every timestep alike")
     variants: int = Field(2, ge=1, description="cached latents an image: itself, then augmentations")
-    sample_steps: int = Field(20, ge=1, description="of the sample sheets")
+    sample_steps: int = Field(20, ge=1, description="of the sample sheets, and of the model until they are tuned")
     sample_guidance: float = Field(2.0, ge=1)
 
 
@@ -73,6 +80,90 @@ class ClassifierConfig(StageConfig):
     ema: float = Field(0.99, ge=0, lt=1)
     validation_images: int = Field(10_000, ge=1)
     shape: ClassifierShape = ClassifierShape()
+
+
+class ContrastiveConfig(StageConfig):
+    """Stage 4, on the classifier's features of all images; it tells whether a picture fits its words."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    decay: float = Field(0.5, ge=0, le=1)
+    weight_decay: float = Field(0.1, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    validation_images: int = Field(10_000, ge=1)
+    shape: ContrastiveShape = ContrastiveShape()
+    part_dropout: float = Field(0.3, ge=0, le=1, description="how often age, sex, view or findings go unsaid")
+    negatives: float = Field(
+        0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding'
+    )
+    variants: int = Field(2, ge=1, description="cached features an image: of itself, then of augmentations")
+
+
+class LoraSettings(Config):
+    """Low-rank adapters beside the attention's linear maps (Hu et al. 2022): the base's own weights stay."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0, description="the adapters' output is multiplied by alpha / rank")
+    text_encoder: bool = Field(False, description="adapt the text encoders' attention as well")
+
+
+class DecoderConfig(StageConfig):
+    """The base's decoder on radiographs, before its denoiser; the encoder stays, so that latents keep their meaning."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    validation_images: int = Field(200, ge=1)
+    crop: int = Field(256, ge=32, multiple_of=32, description="pixels")
+    edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
+
+
+class BaseConfig(StageConfig):
+    """Retraining of an open latent diffusion model, in place of stages 1 and 2."""
+
+    model: str = Field(description="folder in the diffusers layout, or hub id with its revision (owner/name@revision)")
+    steps: int = Field(10_000, ge=0)
+    learning_rate: float = Field(1e-5, gt=0)
+    warmup: int = Field(500, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    template: str = DEFAULT_TEMPLATE
+    impression: Literal["findings", "report"] = Field(
+        "findings", description="what {impression} says: the findings, or the report's own words where there are some"
+    )
+    wordings: int = Field(1, ge=1, description="prompts an image: all that's known, then with parts left out")
+    part_dropout: float = Field(0.1, ge=0, le=1, description="how often a part goes unsaid, from wording 2 on")
+    negatives: float = Field(0.3, ge=0, le=1, description='how often "no ..." is said, from wording 2 on')
+    caption_dropout: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance")
+    denoiser: bool = Field(True, description="train the UNet or transformer")
+    text_encoder: bool = Field(False, description="train the text encoders; prompts are then encoded in each step")
+    lora: LoraSettings | None = Field(None, description="train adapters alone, not the weights")
+    latents: Literal["cached", "live"] = Field(
+        "cached", description="cached: encoded once (mean and variance); live: in each step, each time augmented anew"
+    )
+    variants: int = Field(1, ge=1, description="cached latents an image: itself, then augmentations")
+    prediction: Literal["epsilon", "v_prediction", "flow_prediction"] | None = Field(
+        None, description="None: as it was"
+    )
+    zero_terminal_snr: bool = Field(False, description="the last timestep is pure noise (Lin et al. 2024)")
+    flow_shift: float | None = Field(None, gt=0, description="how far the times of flow lean to noise; None: as it was")
+    min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; None: every timestep alike")
+    noise_offset: float = Field(
+        0.0, ge=0, le=1, description="deviation of a shift of all of a channel's noise: teaches dark and bright"
+    )
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to keep fewer")
+    xformers: bool = Field(False, description="its attention where it loads, else torch's, said in a line")
+    decoder: DecoderConfig = DecoderConfig()
+    sample_steps: int = Field(20, ge=1, description="of the sample sheets")
+    sample_guidance: float = Field(4.0, ge=1)
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> "BaseConfig":
+        if not (self.denoiser or self.text_encoder):
+            raise ValueError("denoiser=false and text_encoder=false leave nothing to train; give steps=0 instead")
+        if self.lora and self.text_encoder:
+            raise ValueError("text_encoder=true trains whole weights; with lora, give lora.text_encoder=true")
+        return self
 
 
 class TrainConfig(Config):
@@ -96,6 +187,16 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu"] = "auto"
     name: str = Field("synthcxr", description="of the model, on its card")
     licence: str = Field("unknown", description="of the weights, on the card")
+    base: BaseConfig | None = Field(None, description="an open model to retrain; None: the embedded architecture")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+
+    @model_validator(mode="after")
+    def _one_architecture(self) -> "TrainConfig":
+        if self.base and self.start:
+            raise ValueError("start is for the embedded architecture; a base goes on from base.model")
+        if self.base and self.classifier.steps:
+            raise ValueError("classifier.steps is for the embedded architecture; leave it out with a base")
+        return self

@@ -1,11 +1,12 @@
 """Stage 2: the denoiser with its text encoder, on cached latents."""
 
+from collections import Counter
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
@@ -13,18 +14,22 @@ from transformers import CLIPTextModelWithProjection
 from synthcxr.conditions import Condition, FindingState, canonical_words, to_prompt
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_timesteps, v_target
-from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet
 from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
-from synthcxr.model.embedded import build_pipeline, build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from synthcxr.model.denoiser import ChestUNet, build_scheduler
+from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_tokenizer, build_unet
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.model.prompts import words_of
+from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import atomic_path, derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
 from synthcxr.train.config import TrainConfig
+from synthcxr.vocabulary import Finding
 
+GAUSSIAN_IMAGES = 4000
 SHEET_CONDITIONS = (
     {"findings": ["No Finding"], "age": 30, "sex": "female", "view": "PA"},
     {"findings": ["No Finding"], "age": 70, "sex": "male", "view": "PA"},
@@ -40,7 +45,7 @@ SHEET_CONDITIONS = (
 class DenoiserModule(nn.Module):
     """UNet and text encoder as one module, so that a wrapper for several processes sees one forward pass."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModelWithProjection):
+    def __init__(self, unet: ChestUNet, text_encoder: CLIPTextModelWithProjection):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
@@ -81,6 +86,14 @@ class DenoiserStage:
         tag = _encoder_hash(autoencoder)
         self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
         self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
+        if not start:
+            unet.gaussian.fit(self._clean_latents())
+
+    def _clean_latents(self) -> torch.Tensor:
+        """Scaled latents of some training images as they are, at random."""
+        rows = np.random.default_rng(self.config.seed).permutation(len(self.latents))[:GAUSSIAN_IMAGES]
+        latents = self.latents[np.sort(rows), 0, : self.autoencoder.config.latent_channels]
+        return torch.from_numpy(latents.astype(np.float32)) * self.autoencoder.config.scaling_factor
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
@@ -152,8 +165,7 @@ class DenoiserStage:
         """Two seeds of each of the fixed conditions."""
         conditions = [Condition(**condition) for condition in SHEET_CONDITIONS]
         requests = [Request(condition=condition, seed=seed) for seed in (0, 1) for condition in conditions]
-        settings = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance)
-        generator = Generator(self.model(module), settings, batch_size=len(conditions))
+        generator = Generator(self.model(module), batch_size=len(conditions))
         return contact_sheet([image.pixels for image in generator(requests, progress=False)], columns=len(conditions))
 
     def model(self, module: DenoiserModule) -> Model:
@@ -165,12 +177,15 @@ class DenoiserStage:
         if self.settings.negatives:
             absent = {finding: FindingState(state="absent") for finding in NEGATABLE}
             prompts.append(to_prompt(Condition(findings=absent), self.settings.template))
+        drawn = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance)
         info = ModelInfo(
             name=self.config.name,
             template=self.settings.template,
             resolution=self.config.resolution,
             words=words_of(prompts, [c.age for c in conditions if c.age is not None]),
+            findings=_shown(conditions),
             data_hash=self.train.hash,
+            sampler=drawn.over(USUAL),
         )
         return Model(pipeline=pipeline, info=info, hash="unsaved")
 
@@ -179,11 +194,16 @@ class DenoiserStage:
         return self.model(self.module)
 
 
+def _shown(conditions: Sequence[Condition]) -> dict[Finding, int]:
+    """How many images show each finding of the vocabulary."""
+    present = (f for condition in conditions for f, state in condition.findings.items() if state.state == "present")
+    return {finding: count for finding, count in sorted(Counter(present).items())}
+
+
 def _encoder_hash(autoencoder: ChestAutoencoder) -> str:
     """sha256 of what decides the latents."""
-    parts = (autoencoder.encoder, autoencoder.quant_conv, autoencoder.linear_encoder)
     digest = sha256()
-    for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
+    for tensor in autoencoder.linear_encoder.state_dict().values():
         digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -3,12 +3,12 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from synthcxr.images import write_png
 from synthcxr.runs import Run, StopFlag
 from synthcxr.train.checkpoint import latest_checkpoint, save_checkpoint
 from synthcxr.train.config import StageConfig
+from synthcxr.train.optimizer import build_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ def last_level_step(settings: StageConfig) -> int:
 
 
 def learning_rate(settings: StageConfig, step: int) -> float:
-    """Linear rise, level, linear fall to zero over the last `decay` share of the steps."""
+    """Linear rise, level, linear or cosine fall to zero over the last `decay` share of the steps."""
     rise = min(1.0, (step + 1) / max(1, settings.warmup))
-    fall = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
-    return settings.learning_rate * min(rise, fall, 1.0)
+    fall = min(1.0, (settings.steps - step) / max(1.0, settings.decay * settings.steps))
+    if settings.fall == "cosine":
+        fall = 0.5 - 0.5 * math.cos(math.pi * fall)
+    return settings.learning_rate * min(rise, fall)
 
 
 class Trainer:
@@ -56,20 +59,27 @@ class Trainer:
 
     def __init__(self, stage: Stage, accelerator: Accelerator, run: Run):
         self.stage, self.settings, self.accelerator, self.run = stage, stage.settings, accelerator, run
-        if self.settings.batch_size % accelerator.num_processes:
+        if self.settings.batch_size % (accelerator.num_processes * self.settings.accumulate):
             raise RunError(
                 f"{stage.name}.batch_size = {self.settings.batch_size} must be a multiple of the "
-                f"{accelerator.num_processes} processes"
+                f"{accelerator.num_processes} processes x {self.settings.accumulate} parts"
+            )
+        if accelerator.distributed_type not in (
+            DistributedType.NO,
+            DistributedType.MULTI_CPU,
+            DistributedType.MULTI_GPU,
+        ):
+            raise RunError(
+                f"processes that share a model ({accelerator.distributed_type.value}) aren't supported: each must hold "
+                "it whole; launch with scripts/accelerate/ddp.yaml"
             )
         self.folder = run.folder / stage.name
         stage.module.to(accelerator.device)
-        optimizer = torch.optim.AdamW(
-            stage.module.parameters(), self.settings.learning_rate, betas=(0.9, 0.99),
-            weight_decay=self.settings.weight_decay,
-        )  # fmt: skip
+        self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
+        optimizer = build_optimizer(self.trained, self.settings)
         self.module, self.optimizer = accelerator.prepare(stage.module, optimizer)
         self.ema = EMAModel(
-            stage.module.parameters(), decay=self.settings.ema, use_ema_warmup=True, power=0.75
+            self.trained, decay=self.settings.ema, use_ema_warmup=True, power=0.75
         )  # warm-up: the average forgets the random start
         self.ema.to(accelerator.device)
         self.step = 0
@@ -86,7 +96,7 @@ class Trainer:
         bar = tqdm(total=settings.steps, initial=self.step, desc=self.stage.name, disable=not main)
         with StopFlag() as stop, bar:
             self._fit(stop, bar)
-        self.ema.copy_to(self.stage.module.parameters())
+        self.ema.copy_to(self.trained)
 
     def _fit(self, stop: StopFlag, bar: tqdm) -> None:
         settings = self.settings
@@ -110,17 +120,23 @@ class Trainer:
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step)
-        loss = self.stage.loss(
-            self.module, self.step, accelerator.process_index, accelerator.num_processes, accelerator.device
-        )
-        mean = accelerator.reduce(loss.detach(), "mean").item()
-        self._check_finite("loss", mean)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        parts, total = self.settings.accumulate, torch.zeros((), device=accelerator.device)
+        for part in range(parts):  # each is to the stage what one of more processes would be
+            place = accelerator.process_index * parts + part
+            with nullcontext() if part == parts - 1 else accelerator.no_sync(self.module):
+                loss = self.stage.loss(
+                    self.module, self.step, place, accelerator.num_processes * parts, accelerator.device
+                )
+                total += loss.detach() / parts
+                if part == parts - 1:  # before it gets into the gradients of all
+                    mean = accelerator.reduce(total, "mean").item()
+                    self._check_finite("loss", mean)
+                accelerator.backward(loss / parts)
+        norm = accelerator.clip_grad_norm_(self.trained, self.settings.clip)
         self._check_finite("gradient", float(norm))  # before it gets into the weights, and they into a checkpoint
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.step(self.stage.module.parameters())
+        self.ema.step(self.trained)
         return mean, float(norm)
 
     def _check_finite(self, what: str, value: float) -> None:
@@ -141,14 +157,14 @@ class Trainer:
     def averaged(self) -> Iterator[nn.Module]:
         """The module with its averaged weights, in evaluation mode."""
         module = self.stage.module
-        self.ema.store(module.parameters())
-        self.ema.copy_to(module.parameters())
+        self.ema.store(self.trained)
+        self.ema.copy_to(self.trained)
         module.eval()
         try:
             yield module
         finally:
             module.train()
-            self.ema.restore(module.parameters())
+            self.ema.restore(self.trained)
 
     def _look(self) -> None:
         """Validate and draw on the main process; the others wait."""
@@ -176,7 +192,7 @@ class Trainer:
         tensors |= {f"ema/{i:05d}": value for i, value in enumerate(self.ema.shadow_params)}
         tensors["ema/steps"] = torch.tensor(self.ema.optimization_step)
         for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i:05d}/{name}": value for name, value in moments.items()}
+            tensors |= {f"optimizer/{i:05d}/{name}": torch.as_tensor(value) for name, value in moments.items()}
         tensors["rng"] = torch.get_rng_state()
         tensors["steps"] = torch.tensor(self.settings.steps)
         return tensors
@@ -199,7 +215,9 @@ class Trainer:
         for key, value in tensors.items():
             if key.startswith("optimizer/"):
                 _, index, name = key.split("/")
-                moments.setdefault(int(index), {})[name] = value
+                # 8-bit Adam counts its steps in a plain int.
+                whole = value.ndim == 0 and value.dtype == torch.int64
+                moments.setdefault(int(index), {})[name] = int(value) if whole else value
         self.optimizer.load_state_dict({**state, "state": moments})
         torch.set_rng_state(tensors["rng"])
         self.step = checkpoint.step

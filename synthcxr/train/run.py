@@ -3,29 +3,31 @@
 import gc
 import json
 import logging
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
+from transformers import CLIPTokenizer
 
 from synthcxr.data.corpus import Corpus, load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ModelError, shown
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.folder import CLASSIFIER, Model, load_model, resolve, save_model
+from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, Model, load_model, resolve, save_model
 from synthcxr.runs import Run, atomic_path, write_json
+from synthcxr.train import base_run
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
+from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
+from synthcxr.train.machine import hours, processors, wants_bf16
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("autoencoder.steps", "denoiser.steps", "classifier.steps")  # see loop.Trainer._resume
+PARTS = ("autoencoder", "denoiser", "classifier", "contrastive")
+MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -40,9 +42,12 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         Interrupted: a signal came; the state is saved.
         UserError: a dataset, the run folder or a setting isn't as it must be, or the loss isn't finite.
     """
+    if config.base:
+        return base_run.run(config, fresh)
+    _check_classifier(config)
     datasets = [Dataset.open(path) for path in config.data]
     accelerator = Accelerator(
-        mixed_precision="bf16" if _wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
+        mixed_precision="bf16" if wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
         project_dir=config.output,
     )  # fmt: skip
     cache = config.output / "cache"
@@ -67,17 +72,18 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
     Trainer(stage, accelerator, folder).fit()
     classifier = _classifier(config, train, validation, accelerator, folder)
+    contrastive = _contrastive(config, train, validation, accelerator, folder, classifier)
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
-        for name in ("autoencoder", "classifier"):
+        for name in PARTS:
             if (file := folder.folder / name / "result.json").exists():
                 measured[name] = json.loads(file.read_text())
         samples = {name: getattr(config, name).steps * getattr(config, name).batch_size for name in sorted(measured)}
         before = f"{start.info.name}, sha256 `{start.hash}`" if start else None
-        training = Training(config.licence, _hours(folder), _processors(accelerator), samples, measured, before)
+        training = Training(config.licence, hours(folder), processors(accelerator), samples, measured, before)
         card = model_card(model.info, train.records, validation.records, training)
-        saved = save_model(model, config.output / "model", card, classifier=classifier)
+        saved = save_model(model, config.output / "model", card, classifier=classifier, contrastive=contrastive)
         folder.finish({**measured, "model_hash": saved})
     accelerator.wait_for_everyone()
     accelerator.end_training()  # last: without the process group there is no waiting
@@ -112,9 +118,25 @@ def _classifier(
     return path if path.exists() else None
 
 
+def _contrastive(
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run,
+    classifier: Path | None,
+) -> Path | None:  # fmt: skip
+    """The folder of the image-text model that this run trained, or else of that of the model it started from."""
+    path = folder.folder / "contrastive" / "model"
+    if config.contrastive.steps and not path.exists():
+        with accelerator.main_process_first():
+            stage = ContrastiveStage(config, train, validation, classifier, config.output / "cache", accelerator.device)
+        _train_part(stage, accelerator, folder, path, half=True, tokenizer=stage.tokenizer)
+    if not path.exists() and config.start and classifier == resolve(config.start) / CLASSIFIER:
+        path = resolve(config.start) / CONTRASTIVE
+    return path if path.exists() else None
+
+
 def _train_part(
-    stage: AutoencoderStage | ClassifierStage, accelerator: Accelerator, folder: Run, path: Path, half: bool = False
-) -> None:
+    stage: AutoencoderStage | ClassifierStage | ContrastiveStage, accelerator: Accelerator, folder: Run, path: Path,
+    half: bool = False, tokenizer: CLIPTokenizer | None = None,
+) -> None:  # fmt: skip
     """Train a part that has a folder of its own: there, and beside it what its last validation gave."""
     Trainer(stage, accelerator, folder).fit()
     if accelerator.is_main_process:
@@ -123,31 +145,17 @@ def _train_part(
         write_json(path.with_name("result.json"), stage.validate(stage.module, accelerator.device))
         with atomic_path(path) as temporary:
             (part.half() if half else part).save_pretrained(temporary)
+            if tokenizer:
+                tokenizer.save_pretrained(temporary)
     accelerator.wait_for_everyone()
 
 
-def _wants_bf16(config: TrainConfig) -> bool:
-    """Whether to compute in bfloat16: emulated, on a CPU without the instructions, it takes three times as long."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if config.device == "auto" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def _hours(folder: Run) -> float:
-    """Hours between the log's lines, without the time that an interrupted run lay still."""
-    times, starts = [], set()
-    for line in folder.log_path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["event"] == "resume":
-            starts.add(len(times))
-        times.append(datetime.fromisoformat(entry["time"]))
-    gaps = ((b - a).total_seconds() for i, (a, b) in enumerate(pairwise(times), 1) if i not in starts)
-    return sum(gaps) / 3600
-
-
-def _processors(accelerator: Accelerator) -> str:
-    if accelerator.device.type == "cuda":
-        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
-    return f"{torch.get_num_threads() * accelerator.num_processes} CPU cores"
+def _check_classifier(config: TrainConfig) -> None:
+    """Before hours of training: words are compared with the features of a classifier, so there must be one."""
+    if not config.contrastive.steps or config.classifier.steps:
+        return
+    if config.start is None or not (resolve(config.start) / CLASSIFIER).is_dir():
+        raise ModelError(
+            f"contrastive.steps = {config.contrastive.steps} needs classifier.steps above 0, or start= from a model "
+            "with a classifier: its features are what words are compared with"
+        )

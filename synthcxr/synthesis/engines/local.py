@@ -1,4 +1,4 @@
-"""The local engine: processes of this machine, each with a model of its own."""
+"""The local engine: processes of this machine, each with a worker (and so a model) of its own."""
 
 import contextlib
 import multiprocessing
@@ -13,26 +13,25 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from synthcxr.errors import RunError, UserError
-from synthcxr.synthesis.config import SynthesizeConfig
-from synthcxr.synthesis.worker import Opener, ShardDone, ShardJob, Worker
+from synthcxr.synthesis.config import EngineConfig
+from synthcxr.synthesis.engines.work import Done, Job, Maker
 
 READY = "ready"
 
 
-def local(config: SynthesizeConfig, opener: Opener, jobs: Iterator[ShardJob], count: int) -> Iterator[ShardDone]:
-    """Draw `count` jobs; one worker works in this very process.
+def local(engine: EngineConfig, threads: int, make: Maker, jobs: Iterator[Job], count: int) -> Iterator[Done]:
+    """Do `count` jobs; one worker works in this very process.
 
     Raises:
         RunError: a worker died (says of what).
         (whatever a worker raises: mistakes of the user and errors of the disk as they are.)
     """
-    devices = devices_of(config)
-    workers = min(count, config.engine.workers or default_workers(config, devices))
+    devices = devices_of(engine)
+    workers = min(count, engine.workers or default_workers(threads, devices))
     if workers <= 1:
-        worker = Worker(config, devices[0], opener)
-        yield from map(worker, jobs)
+        yield from map(make(devices[0]), jobs)
         return
-    pool = [_start(config, devices[index % len(devices)], opener) for index in range(workers)]
+    pool = [_start(make, devices[index % len(devices)]) for index in range(workers)]
     by_pipe = {child.pipe: child for child in pool}
     try:
         while by_pipe:
@@ -44,7 +43,7 @@ def local(config: SynthesizeConfig, opener: Opener, jobs: Iterator[ShardJob], co
                 else:
                     with contextlib.suppress(BrokenPipeError):  # its end is heard next
                         pipe.send(job)
-                if isinstance(said, ShardDone):
+                if said != READY:
                     yield said
     finally:
         for child in pool:
@@ -52,18 +51,18 @@ def local(config: SynthesizeConfig, opener: Opener, jobs: Iterator[ShardJob], co
             child.process.join()
 
 
-def devices_of(config: SynthesizeConfig) -> tuple[str, ...]:
+def devices_of(engine: EngineConfig) -> tuple[str, ...]:
     """The devices that workers take in turn."""
     gpus = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    return config.engine.devices or gpus or ("cpu",)
+    return engine.devices or gpus or ("cpu",)
 
 
-def default_workers(config: SynthesizeConfig, devices: tuple[str, ...]) -> int:
+def default_workers(threads: int, devices: tuple[str, ...]) -> int:
     """One a GPU; on the CPU as many as there are processors for, at `threads` each."""
     if devices != ("cpu",):
         return len(devices)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // config.threads)
+    return max(1, usable // threads)
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ class _Child:
     pipe: Connection
 
 
-def _start(config: SynthesizeConfig, device: str, opener: Opener) -> _Child:
+def _start(make: Maker, device: str) -> _Child:
     # Spawned: a forked child can't use a GPU, nor rely on the locks of its parent's threads.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(config, device, opener, theirs), daemon=True)
+    process = context.Process(target=_serve, args=(make, device, theirs), daemon=True)
     process.start()
     theirs.close()  # else the end of the child couldn't be seen
     return _Child(process, ours)
@@ -99,13 +98,13 @@ def _heard(child: _Child) -> object:
     return said
 
 
-def _serve(config: SynthesizeConfig, device: str, opener: Opener, pipe: Connection) -> None:
+def _serve(make: Maker, device: str, pipe: Connection) -> None:
     """The whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it as well, ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
     try:
-        worker = Worker(config, device, opener)
+        worker = make(device)
         pipe.send(READY)
         while True:
             pipe.send(worker(pipe.recv()))

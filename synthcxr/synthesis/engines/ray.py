@@ -1,7 +1,7 @@
-"""The Ray engine: actors of a cluster, each with a model of its own, over shards in a folder that all nodes share.
+"""The Ray engine: actors of a cluster, each with a worker of its own, over files in a folder that all nodes share.
 
-A shard of a node that dies is drawn again by another; that it's done twice changes nothing, since it's written whole
-and comes out the same.
+A job of a node that dies is done again by another; that it's done twice changes nothing, since its files are written
+whole and come out the same.
 """
 
 import logging
@@ -13,52 +13,52 @@ from typing import Any
 import torch
 
 from synthcxr.errors import RunError, UserError
-from synthcxr.synthesis.config import SynthesizeConfig
+from synthcxr.synthesis.config import EngineConfig
 from synthcxr.synthesis.engines.local import quiet
-from synthcxr.synthesis.worker import Opener, ShardDone, ShardJob, Worker
+from synthcxr.synthesis.engines.work import Done, Job, Maker
 
 log = logging.getLogger(__name__)
 
-DEATHS = 3  # of workers at one shard, one after the other, after which the shard is to blame
-LOADING = -1  # in place of a shard's number
+DEATHS = 3  # of workers at one job, one after the other, after which the job is to blame
+LOADING = -1  # in place of a job's number
 PATIENCE_SECONDS = 60.0
 
 
 class Actor:
     """A worker behind Ray. What goes wrong is returned, since Ray wraps what is raised."""
 
-    def __init__(self, config: SynthesizeConfig, opener: Opener) -> None:
-        self._config, self._opener, self._worker = config, opener, None
+    def __init__(self, make: Maker, gpus: float) -> None:
+        self._make, self._gpus, self._worker = make, gpus, None
 
     def open(self) -> BaseException | None:
         """Load the model."""
         quiet()
-        device = "cuda:0" if self._config.engine.gpus and torch.cuda.is_available() else "cpu"
+        device = "cuda:0" if self._gpus and torch.cuda.is_available() else "cpu"
         try:
-            self._worker = Worker(self._config, device, self._opener)
+            self._worker = self._make(device)
         except Exception as error:
             return _told(error)
         return None
 
-    def draw(self, job: ShardJob) -> ShardDone | BaseException:
-        """Draw one shard."""
+    def do(self, job: Job) -> Done | BaseException:
+        """Do one job."""
         try:
             return self._worker(job)
         except Exception as error:
             return _told(error)
 
 
-def on_ray(config: SynthesizeConfig, opener: Opener, jobs: Iterator[ShardJob], count: int) -> Iterator[ShardDone]:
-    """Draw `count` jobs on the cluster at `engine.address` or RAY_ADDRESS, or on one that is started for it.
+def on_ray(engine: EngineConfig, threads: int, make: Maker, jobs: Iterator[Job], count: int) -> Iterator[Done]:
+    """Do `count` jobs on the cluster at `engine.address` or RAY_ADDRESS, or on one that is started for it.
 
     Ray's own token authentication holds where it's on (RAY_AUTH_MODE=token); a cluster that is started here has it on,
     listens on this machine alone, and has no dashboard.
 
     Raises:
-        RunError: no Ray, no cluster there, or a shard at which one worker after the other dies.
+        RunError: no Ray, no cluster there, or a job at which one worker after the other dies.
         (whatever a worker raises.)
     """
-    address = config.engine.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
     try:
@@ -71,7 +71,7 @@ def on_ray(config: SynthesizeConfig, opener: Opener, jobs: Iterator[ShardJob], c
     if ours:
         _connect(ray, address)
     try:
-        yield from _Crew(ray, config, opener, count).work(jobs)
+        yield from _Crew(ray, engine, threads, make, count).work(jobs)
     finally:
         if ours:
             ray.shutdown()
@@ -86,23 +86,23 @@ def _connect(ray: Any, address: str) -> None:
 
 
 class _Crew:
-    """The actors that are alive; one gets a shard only once it's there, so that none waits for a node that isn't."""
+    """The actors that are alive; one gets a job only once it's there, so that none waits for a node that isn't."""
 
-    def __init__(self, ray: Any, config: SynthesizeConfig, opener: Opener, count: int) -> None:
+    def __init__(self, ray: Any, engine: EngineConfig, threads: int, make: Maker, count: int) -> None:
         self._ray = ray
-        cpus, gpus = config.threads, config.engine.gpus
+        cpus, gpus = threads, engine.gpus
         self._class = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Actor)
-        self._given = (config, opener)
+        self._given = (make, gpus)
         there = ray.cluster_resources()
         fit = there.get("GPU", 0) // gpus if gpus else there.get("CPU", 1) // cpus
-        self._workers = max(1, min(count, config.engine.workers or int(fit)))
+        self._workers = max(1, min(count, engine.workers or int(fit)))
         self._count = count
-        self._tasks: dict[Any, tuple[Any, ShardJob | None]] = {}  # the actor, and what it draws; None: it loads
+        self._tasks: dict[Any, tuple[Any, Job | None]] = {}  # the actor, and what it does; None: it loads
         self._idle: list[Any] = []
-        self._again: list[ShardJob] = []
+        self._again: list[Job] = []
         self._deaths: dict[int, int] = {}
 
-    def work(self, jobs: Iterator[ShardJob]) -> Iterator[ShardDone]:
+    def work(self, jobs: Iterator[Job]) -> Iterator[Done]:
         """Hand out the jobs until all are done."""
         for _ in range(self._workers):
             self._hire()
@@ -131,20 +131,20 @@ class _Crew:
         actor = self._class.remote(*self._given)
         self._tasks[actor.open.remote()] = (actor, None)
 
-    def _give(self, actor: Any, job: ShardJob | None) -> None:
+    def _give(self, actor: Any, job: Job | None) -> None:
         if job is None:
             self._idle.append(actor)
         else:
-            self._tasks[actor.draw.remote(job)] = (actor, job)
+            self._tasks[actor.do.remote(job)] = (actor, job)
 
-    def _bury(self, job: ShardJob | None, error: Exception) -> None:
-        """An actor died, with its node or alone: its shard goes to another."""
+    def _bury(self, job: Job | None, error: Exception) -> None:
+        """An actor died, with its node or alone: its job goes to another."""
         number = job.number if job else LOADING
         self._deaths[number] = self._deaths.get(number, 0) + 1
         if self._deaths[number] >= DEATHS:
-            what, reason = f"at shard {number}" if job else "before they began", " ".join(str(error).split())[:300]
+            what, reason = f"at job {number}" if job else "before they began", " ".join(str(error).split())[:300]
             raise RunError(f"{DEATHS} workers died {what} ({reason}); the same command goes on")
-        log.warning("a worker died; its shard goes to another (%s)", type(error).__name__)
+        log.warning("a worker died; its job goes to another (%s)", type(error).__name__)
         if job and self._idle:
             self._give(self._idle.pop(), job)
             return

@@ -1,0 +1,195 @@
+"""Training steps of `synthcxr train` against a loop that does what diffusers' text-to-image example does.
+
+    python scripts/bench_train.py                      # a Stable Diffusion 1.5 of an eighth of the width, on the CPU
+    python scripts/bench_train.py --width 1 --size 512 --batch 8 --device auto     # its real width, on a GPU
+
+Both train the same UNet (random weights) on the same drawn images at the same batch size; the example's loop encodes
+images and prompts in each step, ours reads both from its caches. Each arm runs in a process of its own, one after the
+other, so that each has its own peak of memory. Model FLOPs are those of the UNet's forward and backward pass alone,
+and their utilisation is the share of what a matrix product reaches on the same machine.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch.nn.functional import mse_loss
+from torch.utils.flop_counter import FlopCounterMode
+
+from synthcxr.conditions import Condition, canonical_words
+from synthcxr.data.corpus import load_corpus
+from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.model.bases.published import STABLE_DIFFUSION_15
+from synthcxr.model.embedded import build_tokenizer
+from synthcxr.runs import Run
+from synthcxr.train.autoencoder import to_images
+from synthcxr.train.base_stage import BaseStage
+from synthcxr.train.config import TrainConfig
+from synthcxr.train.loop import Trainer
+
+IMAGES = 64
+
+
+def build(width: float) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5 with random weights and `width` of its channels."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(canonical_words(), 77)
+    cls, config, shape = STABLE_DIFFUSION_15.text["text_encoder"]
+    narrow = {key: int(shape[key] * width) for key in ("hidden_size", "intermediate_size")}
+    text = cls(config(**{**shape, **narrow}, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=1))
+    unet_cls, unet = STABLE_DIFFUSION_15.denoiser
+    channels = tuple(int(channel * width) for channel in (320, 640, 1280, 1280))
+    groups = {"norm_num_groups": 32 if width == 1 else 8}
+    unet = unet_cls(**{**unet, "block_out_channels": channels, "cross_attention_dim": int(768 * width), **groups})
+    vae_cls, vae = STABLE_DIFFUSION_15.vae
+    vae = vae_cls(**{**vae, "block_out_channels": tuple(int(c * width) for c in vae["block_out_channels"]), **groups})
+    scheduler_cls, scheduler = STABLE_DIFFUSION_15.scheduler
+    return StableDiffusionPipeline(
+        vae, text, tokenizer, unet, scheduler_cls(**scheduler), None, None, requires_safety_checker=False
+    )
+
+
+def draw(folder: Path, size: int) -> Dataset:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(folder, origin="real") as writer:
+        for index in range(IMAGES + 8):
+            patient, split = f"p{index}", "train" if index < IMAGES else "validate"
+            condition = Condition(findings=["Edema"], age=20 + index, sex="female")
+            pixels = rng.integers(0, 255, (size // 8, size // 8), np.uint8).repeat(8, 0).repeat(8, 1)
+            writer.add(pixels, id=f"i{index}", patient=patient, study=patient, split=split, source="drawn",
+                       licence="CC0", condition=condition)  # fmt: skip
+    return writer.dataset
+
+
+def ours(config: TrainConfig, steps: int) -> tuple[float, int]:
+    """Seconds of the steps, and FLOPs of one."""
+    precision = "bf16" if config.precision == "bf16" else "no"
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+    dataset = Dataset.open(config.data[0])
+    train, validation = (load_corpus([dataset], split, config.resolution, 5, None) for split in ("train", "validate"))
+    pipeline = StableDiffusionPipeline.from_pretrained(config.base.model, torch_dtype=torch.float32)
+    stage = BaseStage(config, train, validation, pipeline, accelerator)
+    trainer = Trainer(stage, accelerator, Run.open(config.output, config, "bench"))
+    with FlopCounterMode(display=False) as counter:
+        trainer._optimize()
+    return _timed(trainer._optimize, trainer, steps), counter.get_total_flops()
+
+
+def example(config: TrainConfig, steps: int) -> tuple[float, int]:
+    """The same by the example's loop: an image and its prompt are read and encoded in each step."""
+    precision = "bf16" if config.precision == "bf16" else "no"
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+    device, dtype = accelerator.device, torch.bfloat16 if precision == "bf16" else torch.float32
+    (corpus,) = (load_corpus([Dataset.open(config.data[0])], "train", config.resolution, 5, None),)
+    pipeline = StableDiffusionPipeline.from_pretrained(config.base.model, torch_dtype=torch.float32)
+    vae, text = (part.requires_grad_(False).eval().to(device, dtype) for part in (pipeline.vae, pipeline.text_encoder))
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    unet = pipeline.unet.train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5)
+    unet, optimizer = accelerator.prepare(unet, optimizer)
+    rng = np.random.default_rng(0)
+
+    def step() -> None:
+        indices = rng.integers(0, IMAGES, config.base.batch_size)
+        images = to_images(corpus.pixels[indices]).repeat(1, 3, 1, 1).to(device, dtype)
+        prompts = [f"{corpus.records[i].condition.age} year old female. Edema." for i in indices]
+        ids = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        latents = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, 1000, (len(indices),), device=device)
+        told = unet(schedule.add_noise(latents, noise, t), t, text(ids.to(device))[0]).sample
+        accelerator.backward(mse_loss(told.float(), noise.float()))
+        accelerator.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    return _timed(step, None, steps), 0
+
+
+def _timed(step, trainer: Trainer | None, steps: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+        if trainer:
+            trainer.step += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def matmul_flops(bf16: bool, device: str) -> float:
+    """FLOP/s that a square matrix product reaches."""
+    size = 8192 if device == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    best = float("inf")
+    for _ in range(5):
+        begin = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def arm(name: str, config: TrainConfig, steps: int) -> None:
+    seconds, flops = (ours if name == "ours" else example)(config, steps)
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = torch.cuda.max_memory_allocated() if cuda else kilobytes * 1024
+    top = matmul_flops(config.precision == "bf16", "cuda" if cuda else "cpu")
+    print(json.dumps({"seconds": seconds, "flops": flops, "peak": peak, "top": top}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=float, default=0.125, help="of Stable Diffusion 1.5's channels")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "auto"), default="cpu")
+    parser.add_argument("--arm", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    folder = Path(given.arm[1]) if given.arm else Path(tempfile.mkdtemp())
+    config = TrainConfig(
+        data=[folder / "data"], output=folder / "run", resolution=given.size, precision=given.precision,
+        device=given.device, base={"model": str(folder / "base"), "batch_size": given.batch},
+    )  # fmt: skip
+    if given.arm:
+        return arm(given.arm[0], config, given.steps)
+    build(given.width).save_pretrained(folder / "base")
+    draw(folder / "data", given.size)
+    told = {}
+    for name in ("example", "ours"):
+        command = [sys.executable, __file__, *sys.argv[1:], "--arm", name, str(folder)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"DIFFUSERS_VERBOSITY": "error"}
+        )
+        if done.returncode:
+            sys.exit(done.stderr[-2000:])
+        told[name] = json.loads(done.stdout.splitlines()[-1])
+    flops = told["ours"]["flops"]
+    for name, one in told.items():
+        rate = given.steps * given.batch / one["seconds"]
+        used = flops * given.steps / one["seconds"] / one["top"]
+        print(
+            f"{name:8} {rate:8.3f} samples/s  peak {one['peak'] / 2**30:6.2f} GiB  model FLOPs utilisation {used:.1%}"
+        )
+    ratio = told["example"]["seconds"] / told["ours"]["seconds"]
+    memory = told["ours"]["peak"] / told["example"]["peak"]
+    print(f"ratio    {ratio:8.2f} x the example's samples/s, {memory:.2f} x its memory; one run, {given.device}")
+
+
+if __name__ == "__main__":
+    main()

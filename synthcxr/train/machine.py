@@ -1,0 +1,38 @@
+"""What a run computes on: in which precision, for how long, on which processors."""
+
+import json
+from datetime import datetime
+from itertools import pairwise
+
+import torch
+from accelerate import Accelerator
+
+from synthcxr.runs import Run
+from synthcxr.train.config import TrainConfig
+
+
+def wants_bf16(config: TrainConfig) -> bool:
+    """Whether to compute in bfloat16: emulated, on a CPU without the instructions, it takes three times as long."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if config.device == "auto" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def hours(folder: Run) -> float:
+    """Hours between the log's lines, without the time that an interrupted run lay still."""
+    times, starts = [], set()
+    for line in folder.log_path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["event"] == "resume":
+            starts.add(len(times))
+        times.append(datetime.fromisoformat(entry["time"]))
+    gaps = ((b - a).total_seconds() for i, (a, b) in enumerate(pairwise(times), 1) if i not in starts)
+    return sum(gaps) / 3600
+
+
+def processors(accelerator: Accelerator) -> str:
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads() * accelerator.num_processes} CPU cores"

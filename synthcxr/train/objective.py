@@ -1,0 +1,109 @@
+"""What a denoiser learns to tell, and over which noise: epsilon, v or flow, by the schedule of a stock scheduler."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+
+from synthcxr.diffusion import alpha_sigma, min_snr_weight, stratified_timesteps, v_target
+from synthcxr.errors import ModelError
+
+Prediction = Literal["epsilon", "v_prediction", "flow_prediction"]
+STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Objective:
+    """x_t = alpha x_0 + sigma eps; alpha^2 + sigma^2 = 1 for epsilon and v, alpha + sigma = 1 for flow.
+
+    Attributes:
+        alphas_cumprod: alpha^2 at each of the 1000 timesteps; None for flow.
+        shift: of flow, how far times lean to noise (Esser et al. 2024, eq. 23).
+        min_snr: gamma of min-SNR weighting; None: every timestep alike.
+    """
+
+    prediction: Prediction
+    alphas_cumprod: torch.Tensor | None
+    shift: float = 1.0
+    min_snr: float | None = None
+
+    def times(self, uniform_b: torch.Tensor) -> torch.Tensor:
+        """Times (b,), one in each of b equal strata: timesteps in [0, 1000); for flow, 1000 sigma.
+
+        Flow's are logit-normal, then shifted (Esser et al. 2024, sections 3.1 and 5.3.2).
+        """
+        if self.alphas_cumprod is not None:
+            return stratified_timesteps(uniform_b, len(self.alphas_cumprod))
+        places = (torch.arange(len(uniform_b)) + uniform_b.double()) / len(uniform_b)
+        sigma = torch.special.ndtri(places.clamp(1e-6, 1 - 1e-6)).sigmoid()
+        return (STEPS * self.shift * sigma / (1 + (self.shift - 1) * sigma)).float()
+
+    def levels(self, t_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha and sigma at these times, each (b, 1, 1, 1)."""
+        if self.alphas_cumprod is not None:
+            return alpha_sigma(self.alphas_cumprod, t_b)
+        sigma = (t_b / STEPS).view(-1, 1, 1, 1)
+        return 1 - sigma, sigma
+
+    def target(
+        self, x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+    ) -> torch.Tensor:
+        """What should be told: the noise; v; or the flow eps - x_0 (Liu et al. 2023, eq. 1)."""
+        match self.prediction:
+            case "epsilon":
+                return noise_bchw
+            case "v_prediction":
+                return v_target(x_bchw, noise_bchw, alpha, sigma)
+            case _:
+                return noise_bchw - x_bchw
+
+    def weight(self, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Weights of the squared error, (b,): of epsilon, min(SNR, gamma) / SNR (Hang et al. 2023, eq. 6)."""
+        if self.min_snr is None:
+            return torch.ones(len(alpha), device=alpha.device)
+        of_v = min_snr_weight(alpha, sigma, self.min_snr)
+        # With alpha^2 + sigma^2 = 1, SNR + 1 = 1 / sigma^2 and the error of epsilon is that of v times alpha^2.
+        return (of_v / alpha.square() if self.prediction == "epsilon" else of_v).flatten()
+
+
+def objective_of(scheduler: SchedulerMixin, min_snr: float | None = None) -> Objective:
+    """What a model with this scheduler was trained to tell.
+
+    Raises:
+        ModelError: it tells something else, or its weights would be infinite.
+    """
+    config = scheduler.config
+    flow = config.get("prediction_type") == "flow_prediction" or "FlowMatch" in type(scheduler).__name__
+    if flow:
+        if min_snr is not None:
+            raise ModelError("base.min_snr is for epsilon and v; leave it out for a model that tells flow")
+        return Objective("flow_prediction", None, config.get("flow_shift", config.get("shift", 1.0)))
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"a model that tells {prediction!r} can't be trained; give one of epsilon, v or flow")
+    zero = bool(config.get("rescale_betas_zero_snr"))
+    if zero and prediction == "epsilon":
+        raise ModelError("base.zero_terminal_snr goes with base.prediction=v_prediction: noise alone tells no epsilon")
+    schedule = DDPMScheduler.from_config(config, rescale_betas_zero_snr=zero)
+    return Objective(prediction, schedule.alphas_cumprod, min_snr=min_snr)
+
+
+def scheduler_for(
+    scheduler: SchedulerMixin, prediction: Prediction | None, zero_terminal_snr: bool | None, shift: float | None
+) -> SchedulerMixin:
+    """The stock scheduler that draws from a model so trained; None: as it was.
+
+    A change to flow brings a solver of flow along, and zero terminal SNR one that can begin at pure noise.
+    """
+    config = scheduler.config
+    if prediction == "flow_prediction" or (prediction is None and config.get("prediction_type") == "flow_prediction"):
+        changes = {} if shift is None else {"flow_shift": shift}
+        return DPMSolverMultistepScheduler.from_config(
+            config, prediction_type="flow_prediction", use_flow_sigmas=True, **changes
+        )
+    told = {"prediction_type": prediction or config.get("prediction_type", "epsilon")}
+    if zero_terminal_snr:
+        trailing = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
+        return DDIMScheduler.from_config(config, **told, **trailing, set_alpha_to_one=True)
+    return type(scheduler).from_config(config, **told)

@@ -1,0 +1,251 @@
+"""Retraining an open model: each published layout, whole or by adapters, ends where an undisturbed run ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from base_folders import FOLDERS
+from safetensors.torch import load_file
+
+from synthcxr.config import dump_config
+from synthcxr.data.dataset import Dataset
+from synthcxr.errors import RunError
+from synthcxr.generate import Generator, Request, SamplerSettings
+from synthcxr.model.folder import load_model
+from synthcxr.train.batches import share
+from synthcxr.train.checkpoint import latest_checkpoint
+from synthcxr.train.config import TrainConfig
+from synthcxr.train.loop import Interrupted, Trainer
+from synthcxr.train.run import run
+
+STEPS = 6
+COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 1, "log_every": 1, "validate_every": 100, "checkpoint_every": 2}
+COMMON |= {"validation_images": 2, "learning_rate": 1e-3, "ema": 0.5, "sample_steps": 1, "wordings": 2}
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Folder:
+    """A base of one of the layouts, written once. Not to be changed."""
+    root = tmp_path_factory.mktemp("bases")
+    return lambda name: root / name if (root / name).exists() else FOLDERS[name](root / name)
+
+
+def config(base: Path, dataset: Dataset, output: Path, **changes: object) -> TrainConfig:
+    outer = {"data": [dataset.path], "output": output, "resolution": 64, "device": "cpu", "precision": "fp32"}
+    return TrainConfig(**outer, base={**COMMON, "model": str(base), **changes})
+
+
+def stopped(settings: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that gets SIGTERM after a step."""
+    report = Trainer._report
+
+    def signalling(self: Trainer, event: str, **values: float) -> None:
+        report(self, event, **values)
+        if event == "step" and self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_report", signalling)
+        with pytest.raises(Interrupted):
+            run(settings)
+
+
+def logging_batches(file: Path) -> None:
+    """From now on, the indices that each process sees in each step go to a file."""
+    import synthcxr.train.base_stage as module
+
+    plain = share
+
+    def watched(batch: object, rank: int, processes: int) -> object:
+        own = plain(batch, rank, processes)
+        with open(file, "a") as out:
+            out.write(json.dumps([int(i) for i in own]) + "\n")
+        return own
+
+    module.share = watched
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    ours, theirs = (latest_checkpoint(path / "base" / "checkpoints") for path in (one, other))
+    assert ours.step == theirs.step == STEPS and ours.tensors.keys() == theirs.tensors.keys()
+    assert [name for name, tensor in ours.tensors.items() if not torch.equal(tensor, theirs.tensors[name])] == []
+    assert load_model(one / "model").hash == load_model(other / "model").hash
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_layout_trains_and_opens_in_stock_diffusers_and_here(folder, tiny_dataset, tmp_path, name):
+    base = folder(name)
+    result = run(config(base, tiny_dataset, tmp_path / "run"))
+    stock = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "run" / "model", torch_dtype=torch.float32)
+    assert type(stock).__name__ == json.loads((base / "model_index.json").read_text())["_class_name"]
+    stock.set_progress_bar_config(disable=True)
+    plain = {"use_resolution_binning": False, "complex_human_instruction": None} if name == "sana" else {}
+    (image,) = stock("Cardiomegaly.", num_inference_steps=2, height=64, width=64, output_type="np", **plain).images
+    assert image.shape == (64, 64, 3) and np.isfinite(image).all()
+    model = load_model(tmp_path / "run" / "model")
+    assert model.hash == result["model_hash"] and model.info.resolution == 64
+    (picture,) = Generator(model, SamplerSettings(steps=2, sampler="dpm++"))([Request()], progress=False)
+    assert picture.pixels.shape == (64, 64)
+    denoiser = "transformer" if name == "sana" else "unet"
+    before, after = (load_file(path / denoiser / "diffusion_pytorch_model.safetensors")
+                     for path in (base, tmp_path / "run" / "model"))  # fmt: skip
+    assert before.keys() == after.keys()
+    changed = [key for key in before if not torch.allclose(before[key].float(), after[key].float(), atol=2e-3)]
+    assert changed
+    assert "image-text" not in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora": {"rank": 2}}, {"latents": "live", "text_encoder": True, "caption_dropout": 0.5, "noise_offset": 0.1}],
+    ids=["full", "lora", "live-text"],
+)
+def test_stopped_training_ends_like_one_left_in_peace(folder, tiny_dataset, tmp_path, monkeypatch, changes):
+    straight = config(folder("sd15"), tiny_dataset, tmp_path / "straight", **changes)
+    run(straight)
+    again = config(folder("sd15"), tiny_dataset, tmp_path / "again", **changes)
+    stopped(again, 3, monkeypatch)
+    newest = sorted((again.output / "base" / "checkpoints").iterdir())[-1]
+    assert newest.name == "step-00000003"
+    if not changes:  # broken, it costs the steps since the one before
+        shard = next(newest.glob("*.safetensors"))
+        shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
+    run(again)
+    assert_same_end(straight.output, again.output)
+
+
+def test_adapters_are_a_standard_file_and_a_part_of_the_model(folder, tiny_dataset, tmp_path):
+    base = folder("sd15")
+    run(config(base, tiny_dataset, tmp_path / "run", lora={"rank": 2, "alpha": 8.0, "text_encoder": True}))
+    state = latest_checkpoint(tmp_path / "run" / "base" / "checkpoints").tensors
+    assert all("lora" in name for name in state if name.startswith("model/"))
+    kept = load_file(tmp_path / "run" / "lora" / "pytorch_lora_weights.safetensors")
+    assert any(key.startswith("unet.") for key in kept) and any(key.startswith("text_encoder.") for key in kept)
+    stock = diffusers.StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, safety_checker=None)
+    stock.load_lora_weights(tmp_path / "run" / "lora")
+    merged = load_model(tmp_path / "run" / "model").pipeline
+    latents, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    with torch.no_grad():
+        told = [pipeline.encode_prompt("Edema.", "cpu", 1, False)[0] for pipeline in (stock, merged)]
+        ours, theirs = (p.unet(latents, t, text).sample for p, text in zip((merged, stock), told[::-1], strict=True))
+        plain = load_model(base).pipeline.unet(latents, t, told[0]).sample
+    assert torch.allclose(told[0], told[1], atol=5e-3) and torch.allclose(ours, theirs, atol=5e-3)
+    assert not torch.allclose(ours, plain, atol=5e-3)
+
+
+def test_parts_of_a_batch_and_gradient_checkpointing_change_nothing(folder, tiny_dataset, tmp_path):
+    whole = config(folder("sd15"), tiny_dataset, tmp_path / "whole", steps=2)
+    parts = config(
+        folder("sd15"), tiny_dataset, tmp_path / "parts", steps=2, accumulate=2, gradient_checkpointing=True,
+        xformers=True, optimizer="adamw8bit",
+    )  # fmt: skip
+    run(whole), run(parts)
+    ours, theirs = (latest_checkpoint(path / "base" / "checkpoints").tensors for path in (whole.output, parts.output))
+    close = {name: torch.allclose(tensor, theirs[name], atol=1e-5) for name, tensor in ours.items() if "model/" in name}
+    assert close and sum(close.values()) > 0.98 * len(close)
+
+
+def test_flow_and_v_with_zero_terminal_snr_are_written_into_the_scheduler(folder, tiny_dataset, tmp_path):
+    v = {"prediction": "v_prediction", "zero_terminal_snr": True, "min_snr": 5.0, "steps": 1}
+    for name, changes in {"v": v, "flow": {"prediction": "flow_prediction", "flow_shift": 2.0, "steps": 1}}.items():
+        run(config(folder("sd15"), tiny_dataset, tmp_path / name, **changes))
+        model = load_model(tmp_path / name / "model")
+        told = model.pipeline.scheduler.config
+        assert told.prediction_type == changes["prediction"]
+        (picture,) = Generator(model, SamplerSettings(steps=2, sampler="dpm++"))([Request()], progress=False)
+        assert picture.pixels.shape == (64, 64)
+        stock = diffusers.DiffusionPipeline.from_pretrained(tmp_path / name / "model", torch_dtype=torch.float32)
+        (image,) = stock("Edema.", num_inference_steps=2, output_type="np").images
+        assert np.isfinite(image).all()
+        assert told.rescale_betas_zero_snr if name == "v" else told.flow_shift == 2.0
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(folder, tiny_dataset, tmp_path, monkeypatch):
+    """1 process, then 2: every image once an epoch (2 steps of 4 images), and the weights of an undisturbed run."""
+    import synthcxr.train.base_stage
+
+    monkeypatch.setattr(synthcxr.train.base_stage, "share", share)  # what logging_batches changes is put back
+    once = {"sharp_repeats": 1, "finding_repeats": 1}
+    straight, changed = (
+        config(folder("sd15"), tiny_dataset, tmp_path / name).model_copy(update=once) for name in ("one", "two")
+    )
+    run(straight)
+    logging_batches(tmp_path / "first.jsonl")
+    stopped(changed, 3, monkeypatch)  # in the middle of an epoch
+    (tmp_path / "config.yaml").write_text(dump_config(changed))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    paths = os.pathsep.join(str(Path(__file__).parents[i]) for i in (0, 1))
+    done = subprocess.run(
+        [*launch, str(tmp_path)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first = [json.loads(line) for line in (tmp_path / "first.jsonl").read_text().splitlines()]
+    shares = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
+    assert [len(batch) for batch in first] == [4] * 3 and [len(batch) for batch in shares] == [2] * 6
+    later = sum(shares, [])
+    epochs = [first[0] + first[1], first[2] + later[:4], later[4:]]  # the processes keep step: their lines don't mix
+    assert [sorted(epoch) for epoch in epochs] == [list(range(8))] * 3
+    ours, theirs = (
+        latest_checkpoint(path / "base" / "checkpoints").tensors for path in (straight.output, changed.output)
+    )
+    for name in (name for name in ours if name.startswith("ema/")):
+        assert torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-3), name
+
+
+def test_prompts_that_are_too_long_are_counted(folder, tiny_dataset, tmp_path, caplog):
+    template = "{impression} " + "opacity " * 80 + "{age} year old."
+    result = run(config(folder("sd15"), tiny_dataset, tmp_path / "run", steps=0, template=template))
+    assert result["prompts"]["cut"] == result["prompts"]["prompts"] - 1  # the empty prompt is short
+    assert "longer than the 77 tokens" in caplog.text
+
+
+def test_a_loss_that_explodes_names_its_images(folder, tiny_dataset, tmp_path):
+    with pytest.raises(RunError, match=r"base: the (loss|gradient) of step \d isn't finite; its images: drawn-\d\d"):
+        run(config(folder("sd15"), tiny_dataset, tmp_path / "run", learning_rate=1e30))
+
+
+def test_the_decoder_is_trained_alone_and_measured(folder, tiny_dataset, tmp_path):
+    decoder = {"steps": 4, "batch_size": 2, "crop": 32, "validation_images": 4, "learning_rate": 1e-2, "warmup": 1}
+    result = run(config(folder("sd15"), tiny_dataset, tmp_path / "run", steps=0, decoder=decoder))
+    told = result["decoder"]
+    assert told["psnr"] > told["psnr_before"] and -1 <= told["ssim"] <= 1
+    before, after = (load_model(path).pipeline.vae for path in (folder("sd15"), tmp_path / "run" / "model"))
+    for part in ("encoder", "quant_conv"):
+        theirs = getattr(after, part).state_dict()
+        for key, value in getattr(before, part).state_dict().items():
+            assert torch.allclose(value, theirs[key], atol=2e-3), key
+    assert not torch.allclose(before.decoder.conv_out.weight, after.decoder.conv_out.weight, atol=2e-3)
+    by_finding = json.loads((tmp_path / "run" / "decoder" / "result.json").read_text())
+    assert by_finding["after"]["all"]["images"] == 2
+    assert "PSNR before training on radiographs" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_a_damaged_cache_part_is_made_again_alone(folder, tiny_dataset, tmp_path):
+    settings = config(folder("sd15"), tiny_dataset, tmp_path / "one", steps=0)
+    run(settings)
+    (latents,) = [path for path in (tmp_path / "one" / "cache").glob("latents-*") if len(np.load(
+        path / "00000" / "moments.npy", mmap_mode="r")) == 8]  # fmt: skip
+    kept = np.load(latents / "00000" / "moments.npy")
+    assert kept.shape == (8, 8, 8, 8) and kept.dtype == np.float16
+    shutil.rmtree(latents / "00000")
+    (settings.output / "result.json").unlink()
+    run(settings)
+    assert np.array_equal(np.load(latents / "00000" / "moments.npy"), kept)
+
+
+if __name__ == "__main__":  # a process of test_a_run_goes_on_with_another_number_of_processes
+    from synthcxr.config import load_config
+
+    logging_batches(Path(sys.argv[1]) / "second.jsonl")
+    run(load_config(TrainConfig, Path(sys.argv[1]) / "config.yaml"))

@@ -1,0 +1,302 @@
+"""The experiment: equal treatment of all arms, resuming to the same bytes, shortcuts, and a verdict that is true."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from synthcxr.conditions import Condition
+from synthcxr.config import dump_config
+from synthcxr.data.dataset import DatasetWriter
+from synthcxr.downstream import worker
+from synthcxr.downstream.bench import Bench, open_bench
+from synthcxr.downstream.cell import Predictions, Told, cells_of, load_predictions
+from synthcxr.downstream.config import DownstreamConfig
+from synthcxr.downstream.labels import values_of
+from synthcxr.downstream.measure import CORRELATED, DROP, MACRO, UNCORRELATED, Key
+from synthcxr.downstream.run import run
+from synthcxr.downstream.summary import Summary
+from synthcxr.downstream.verdict import verdict
+from synthcxr.downstream.worker import Worker
+from synthcxr.errors import ConfigError, DatasetError, RunError
+
+SIZE = 32
+HEART, WATER = "Cardiomegaly", "Pleural Effusion"
+
+
+def write(path: Path, origin: str, patients: int, seed: int) -> Path:
+    """Noise, with a bright square in the middle for a large heart and one at the bottom for water."""
+    rng = np.random.default_rng(seed)
+    said = {"model": "f" * 64} if origin == "synthetic" else {}
+    with DatasetWriter(path, origin=origin) as writer:
+        for number in range(patients):
+            split = "train" if origin == "synthetic" else ("train", "validate", "test", "test")[number % 4]
+            there = {name: rng.random() < 0.5 for name in (HEART, WATER)}
+            pixels = rng.normal(100, 20, (SIZE, SIZE))
+            pixels[12:20, 12:20] += 60 * there[HEART]
+            pixels[26:32, 4:28] += 60 * there[WATER]
+            findings = [name for name, present in there.items() if present] or ["No Finding"]
+            condition = Condition(
+                findings=findings, sex=("female", "male")[int(rng.integers(2))], age=50,
+                view=("PA", "AP")[int(rng.integers(2))],
+            )  # fmt: skip
+            writer.add(
+                np.clip(pixels, 0, 255).astype(np.uint8), id=f"{origin}-{number:04d}", patient=f"{origin}-{number:04d}",
+                study="s", split=split, source="drawn", licence="CC0", condition=condition, **said,
+                **({"seed": number, "prompt": "drawn"} if origin == "synthetic" else {}),
+            )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `real` (400 patients of one image, half for testing) and `synthetic` (100 images)."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write(folder / "real", "real", 400, 0)
+    write(folder / "synthetic", "synthetic", 100, 1)
+    return folder
+
+
+def config_for(drawn: Path, output: Path, **fields: Any) -> DownstreamConfig:
+    plain = {
+        "real": [drawn / "real"], "synthetic": {"drawn": drawn / "synthetic"}, "output": output,
+        "cache": drawn / "cache", "size": SIZE, "fractions": [0.2, 1.0], "seeds": 2, "least": 20, "replicates": 100,
+        "resnet": {"channels": [8, 16], "depths": [1, 1]}, "engine": {"workers": 1},
+        "training": {"steps": 6, "batch_size": 8, "warmup": 1, "checks": 2},
+    }  # fmt: skip
+    return DownstreamConfig.model_validate(plain | fields)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that an experiment leaves but the log and the config, which name the output and the time."""
+    files = [*(folder / "cells").iterdir(), *(folder / name for name in ("result.json", "report.html", "test.csv"))]
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def done(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> DownstreamConfig:
+    """A whole experiment of two fractions and two seeds."""
+    config = config_for(drawn, tmp_path_factory.mktemp("done") / "out")
+    run(config)
+    return config
+
+
+def test_all_arms_are_treated_alike(done: DownstreamConfig) -> None:
+    bench, told = open_bench(done), []
+    for cell in cells_of(done):
+        told.append(load_predictions(done.output / "cells", cell, bench.hash).told)
+    assert len(told) == 2 * (2 + 1 + 2 + 2)
+    assert {one.steps for one in told} == {6} and {one.seen_real + one.seen_synthetic for one in told} == {48}
+    for seed in range(2):
+        assert len({one.initial_weights for one in told if one.cell.seed == seed}) == 1
+    assert len({one.initial_weights for one in told}) == 2
+    seen = {one.cell.arm: (one.seen_real, one.seen_synthetic) for one in told}
+    assert seen == {"real": (48, 0), "synthetic": (0, 48), "mixed": (24, 24), "pretrain": (24, 24)}
+    patients = {one.cell.fraction: one.patients for one in told if one.cell.arm == "real"}
+    assert patients == {0.2: 20, 1.0: 100}
+    result = json.loads((done.output / "result.json").read_text())
+    assert result["protocol"]["steps"] == 6 and result["protocol"]["classifiers"] == 14
+    report = (done.output / "report.html").read_text()
+    assert "6 of 8 images, each classifier alike (checked)" in report and "<script" not in report
+
+
+def test_other_treatment_of_an_arm_is_an_error(done: DownstreamConfig) -> None:
+    bench, seeds = open_bench(done), predicted(done)
+    favoured = seeds["mixed", 1.0, 1.0][0]
+    seeds["mixed", 1.0, 1.0][0] = Predictions(
+        favoured.told.model_copy(update={"steps": 7}), favoured.validate, favoured.test
+    )
+    with pytest.raises(RunError, match="optimiser steps differ between classifiers .6, 7."):
+        Summary(done, bench, seeds).protocol()
+
+
+def predicted(config: DownstreamConfig) -> dict[Key, list[Predictions]]:
+    bench, seeds = open_bench(config), {}
+    for cell in cells_of(config):
+        key = (cell.arm, cell.fraction, cell.multiple)
+        seeds.setdefault(key, []).append(load_predictions(config.output / "cells", cell, bench.hash))
+    return seeds
+
+
+def test_numbers_can_be_computed_again_from_what_is_saved(done: DownstreamConfig) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rows = list(csv.reader((done.output / "test.csv").read_text().splitlines()))
+    column = rows[0].index(HEART)
+    there = [row[column] == "1" for row in rows[1:]]
+    result = json.loads((done.output / "result.json").read_text())
+    point = next(p for p in result["points"] if (p["arm"], p["metric"], p["label"]) == ("synthetic", "AUROC", HEART))
+    for seed, value in enumerate(point["seeds"]):
+        with np.load(done.output / "cells" / f"synthetic_fraction-0_multiple-1_seed-{seed}.npz") as found:
+            labels = json.loads(str(found["told"]))["labels"]
+            assert roc_auc_score(there, found["test"][:, labels.index(HEART)]) == pytest.approx(value)
+
+
+def test_the_test_patients_are_asked_about_once_and_last(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(drawn, tmp_path, seeds=1, fractions=[1.0], arms=["real"])
+    asked: list[int] = []
+    before = worker._Training._predict
+
+    def predict(self: Any, network: torch.nn.Module, pool: Any) -> np.ndarray:
+        asked.append(len(pool))
+        return before(self, network, pool)
+
+    monkeypatch.setattr(worker._Training, "_predict", predict)
+    at = Worker(config, "cpu")
+    at(worker.CellJob(0, next(cells_of(config)), tmp_path / "cells"))
+    assert asked == [len(at.bench.validate)] * 2 + [len(at.bench.test)]
+
+
+def test_killed_it_goes_on_to_the_same_bytes(done: DownstreamConfig, tmp_path: Path) -> None:
+    config = done.model_copy(update={"output": tmp_path / "out"})
+    torch.set_num_threads(1)  # a fork has none of its parent's
+    pid = os.fork()
+    if pid == 0:
+        run(config)
+        os._exit(0)
+    end = time.monotonic() + 600
+    while len(list((tmp_path / "out").glob("cells/*.npz"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    there = list((tmp_path / "out").glob("cells/[!.]*.npz"))
+    assert 2 <= len(there) < 14 and not (tmp_path / "out" / "result.json").exists()
+    before = {file: file.stat().st_mtime_ns for file in there}
+    run(config)
+    assert {file: file.stat().st_mtime_ns for file in there} == before
+    left, straight = contents(config.output), contents(done.output)
+    assert {name: data for name, data in left.items() if name[0] != "."} == straight
+
+
+def test_a_finished_one_is_left_and_another_config_is_refused(done: DownstreamConfig) -> None:
+    before = (done.output / "result.json").stat().st_mtime_ns
+    assert run(done).seeds == 2 and (done.output / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(RunError, match="seed 0, now 1"):
+        run(done.model_copy(update={"seed": 1}))
+
+
+def fabricated(config: DownstreamConfig, bench: Bench, strength: dict[str, float]) -> dict[Key, list[Predictions]]:
+    """Predictions of classifiers that know the labels as well as the strength of their arm says."""
+    seeds: dict[Key, list[Predictions]] = {}
+    for cell in cells_of(config):
+        rng = np.random.default_rng([cell.seed, int(1000 * cell.fraction), len(cell.arm)])
+        told = []
+        for pool in (bench.validate, bench.test):
+            logits = strength[cell.arm] * (np.nan_to_num(pool.labels, nan=0.5) - 0.5) + rng.normal(
+                0, 1, pool.labels.shape
+            )
+            told.append((1 / (1 + np.exp(-logits))).astype(np.float32))
+        about = Told(
+            cell=cell, data=bench.hash, labels=bench.labels, initial_weights=str(cell.seed), parameters=1, steps=6,
+            batch_size=8, selected_step=6, checks={}, patients=1, images=1, synthetic=1, seen_real=1, seen_synthetic=1,
+        )  # fmt: skip
+        seeds.setdefault((cell.arm, cell.fraction, cell.multiple), []).append(Predictions(about, *told))
+    return seeds
+
+
+def test_a_planted_gain_is_found_and_nothing_else_is(drawn: Path, tmp_path: Path) -> None:
+    config = config_for(drawn, tmp_path, seeds=5, replicates=300)
+    bench = open_bench(config)
+    strength = {"real": 1.0, "synthetic": 0.0, "mixed": 3.0, "pretrain": 1.0}
+    summary = Summary(config, bench, fabricated(config, bench, strength))
+    comparisons, points = summary.comparisons(), summary.points()
+    told = verdict([arm.name for arm in config.arms], comparisons, points, summary.savings(), config.seeds)
+    of = {sentence.split(":")[0]: sentence for sentence in reversed(told) if "macro AUROC" in sentence}
+    assert "a measurable gain in macro AUROC at 20% of the real patients" in of["mixed"]
+    assert "it is worth at least 5 times" in of["mixed"]
+    assert of["pretrain"].startswith("pretrain: no measurable gain in macro AUROC at any fraction (at best ")
+    assert "a measurable loss" in of["synthetic"] and "no measurable gain" in of["synthetic"]
+    assert not any("small run" in sentence for sentence in told)
+    for one in comparisons:
+        assert one.p <= one.p_holm <= 1 and one.difference.low <= one.difference.value <= one.difference.high
+    assert {one.label for one in comparisons if one.family == "AUROC by label"} == {HEART, WATER, "male", "AP"}
+
+
+def test_a_shortcut_shows_as_a_drop_in_the_test_without_it(drawn: Path, tmp_path: Path) -> None:
+    config = config_for(drawn, tmp_path, seeds=2, fractions=[1.0], least=10, shortcut={"finding": WATER})
+    bench = open_bench(config)
+    assert bench.labels == (WATER,)
+    views = {name: values_of(pool.records, ("AP",))[:, 0] for name, pool in bench.splits.items()}
+    assert np.corrcoef(bench.train.labels[:, 0], views["train"])[0, 1] > 0.8  # of 26 images, one in each rare cell
+    seeds = fabricated(config, bench, {"real": 0.0, "synthetic": 0.0, "mixed": 9.0, "pretrain": 0.0})
+    for key in [key for key in seeds if key[0] == "real"]:  # who learned the view alone
+        tell = [0.1 + 0.8 * views[name][:, None] for name in ("validate", "test")]
+        seeds[key] = [Predictions(one.told, *(t.astype(np.float32) for t in tell)) for one in seeds[key]]
+    summary = Summary(config, bench, seeds)
+    value = {(p.arm, p.metric): p.measured.value for p in summary.points() if p.label in (WATER, MACRO)}
+    assert value["real", CORRELATED] == pytest.approx(0.975) and value["real", UNCORRELATED] == pytest.approx(0.5)
+    assert value["real", DROP] == pytest.approx(0.475) and abs(value["mixed", DROP]) < 0.02
+    cells = {(c.finding, c.confounder): c.right.value for c in summary.planted().cells if c.arm == "real"}
+    assert cells == {(True, True): 1, (True, False): 0, (False, True): 0, (False, False): 1}
+    told = verdict(("real", "mixed"), summary.comparisons(), summary.points(), (), 2)
+    assert "mixed: a measurable gain in uncorrelated AUROC" in told[0] and "small run (2 seeds" in told[-1]
+
+
+def test_a_backbone_is_an_image_encoder_of_transformers(drawn: Path, tmp_path: Path) -> None:
+    own = ResNetConfig(num_channels=3, embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    ResNetForImageClassification(own).save_pretrained(tmp_path / "encoder")
+    said = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    (tmp_path / "encoder" / "preprocessor_config.json").write_text(json.dumps(said))
+    fields = {"seeds": 1, "fractions": [1.0], "arms": ["real"], "backbone": str(tmp_path / "encoder")}
+    config = config_for(drawn, tmp_path / "out", **fields)
+    result = run(config)
+    assert result.protocol.network == str(tmp_path / "encoder") and result.comparisons == ()
+
+
+def test_mistakes_are_said(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must hold 'real' once"):
+        config_for(drawn, tmp_path, arms=["mixed"])
+    with pytest.raises(ConfigError, match="did you mean 'drawn'"):
+        config_for(drawn, tmp_path, arms=["real", "mixed of drwan"])
+    with pytest.raises(ConfigError, match="label 'pleural efusion'.*did you mean"):
+        config_for(drawn, tmp_path, labels=["pleural efusion"])
+    with pytest.raises(ConfigError, match="multiples = 2: .* has 100 training images, fewer than 200"):
+        open_bench(config_for(drawn, tmp_path, multiples=[2]))
+    with pytest.raises(ConfigError, match="Hernia has fewer than 20 test images"):
+        open_bench(config_for(drawn, tmp_path, labels=["Hernia"]))
+    with pytest.raises(DatasetError, match="given as real and holds synthetic images"):
+        open_bench(config_for(drawn, tmp_path, real=[drawn / "synthetic"]))
+
+
+def few(drawn: Path, output: Path, **fields: Any) -> DownstreamConfig:
+    return config_for(drawn, output, seeds=1, arms=["real", "mixed"], **fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [{"workers": 2}, {"kind": "ray", "workers": 2}], ids=["processes", "ray"])
+def test_several_workers_make_the_bytes_of_one(
+    drawn: Path, tmp_path: Path, engine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "kind" in engine:
+        pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    run(few(drawn, tmp_path / "one"))
+    run(few(drawn, tmp_path / "two", engine=engine))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_processes_of_accelerate_train_each_cell_together(drawn: Path, tmp_path: Path) -> None:
+    config = few(drawn, tmp_path / "out", fractions=[1.0])
+    (tmp_path / "job.yaml").write_text(dump_config(config))
+    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    command = [sys.executable, *launch.split(), "-m", "synthcxr.cli", "downstream", str(tmp_path / "job.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("report: ") == 1 and len(list((tmp_path / "out" / "cells").glob("[!.]*.npz"))) == 2
