@@ -31,6 +31,7 @@ def config_class(verb: str) -> type | None:
     """The Config of a verb that takes one."""
     from synthcxr.data.curate.config import CurateConfig
     from synthcxr.data.prepare import PrepareConfig
+    from synthcxr.downstream.config import DownstreamConfig
     from synthcxr.evaluation.config import AuditConfig, EvaluateConfig
     from synthcxr.synthesis.config import SynthesizeConfig
     from synthcxr.synthesis.screen.calibrate import CalibrateConfig
@@ -39,6 +40,7 @@ def config_class(verb: str) -> type | None:
     return {
         "curate": CurateConfig, "prepare": PrepareConfig, "audit": AuditConfig, "evaluate": EvaluateConfig,
         "synthesize": SynthesizeConfig, "calibrate": CalibrateConfig, "train": TrainConfig,
+        "downstream": DownstreamConfig,
     }.get(verb)  # fmt: skip
 
 
@@ -50,8 +52,6 @@ def test_there_are_commands() -> None:
 def test_a_command_in_the_docs_is_valid(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     verb, *words = shlex.split(command)
-    if verb == "downstream":
-        pytest.skip("described ahead of it")
     if cls := config_class(verb):
         options = [word for word in words if word.startswith("--")]
         config, overrides, rest = sort_words([word for word in words if not word.startswith("--")], cls)

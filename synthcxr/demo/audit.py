@@ -79,7 +79,13 @@ def audit_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> Non
     )
     button = gr.Button("Audit the pictures of the tab Generate", variant="primary", elem_id="audit")
     table = gr.Dataframe(
-        headers=HEADERS, datatype="str", interactive=False, wrap=True, label="Pictures", elem_id="audited"
+        headers=HEADERS,
+        datatype="str",
+        interactive=False,
+        wrap=True,
+        label="Pictures",
+        elem_id="audited",
+        column_widths=["7%", "24%", "33%", "12%", "10%", "14%"],
     )
     gr.Markdown(MEANING)
     button.click(partial(audit, studio), drawn, table, api_name="audit", show_progress="minimal", **exclusive)
