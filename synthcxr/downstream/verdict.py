@@ -13,9 +13,9 @@ def verdict(
     seeds: int,
 ) -> tuple[str, ...]:  # fmt: skip
     """A sentence an arm about discrimination, and one about fairness; what limits them stands at the end."""
-    told = []
+    told = [] if comparisons else ["Nothing was compared: real data alone was trained on."]
     families: tuple[Family, ...] = ("macro AUROC", "uncorrelated AUROC")
-    primary = next(family for family in reversed(families) if any(one.family == family for one in comparisons))
+    primary = next((one for one in reversed(families) if any(c.family == one for c in comparisons)), families[0])
     for arm in arms:
         own = [one for one in comparisons if one.arm == arm and one.family == primary]
         if own:
