@@ -126,11 +126,11 @@ def test_stopped_training_ends_like_one_left_in_peace(folder, tiny_dataset, tmp_
 
 def test_adapters_are_a_standard_file_and_a_part_of_the_model(folder, tiny_dataset, tmp_path):
     base = folder("sd15")
-    run(config(base, tiny_dataset, tmp_path / "run", lora={"rank": 2, "alpha": 8.0, "text_encoder": True}))
+    run(config(base, tiny_dataset, tmp_path / "run", lora={"rank": 2, "alpha": 8.0}))
     state = latest_checkpoint(tmp_path / "run" / "base" / "checkpoints").tensors
     assert all("lora" in name for name in state if name.startswith("model/"))
     kept = load_file(tmp_path / "run" / "lora" / "pytorch_lora_weights.safetensors")
-    assert any(key.startswith("unet.") for key in kept) and any(key.startswith("text_encoder.") for key in kept)
+    assert kept and all(key.startswith("unet.") for key in kept)
     stock = diffusers.StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, safety_checker=None)
     stock.load_lora_weights(tmp_path / "run" / "lora")
     merged = load_model(tmp_path / "run" / "model").pipeline
@@ -141,6 +141,19 @@ def test_adapters_are_a_standard_file_and_a_part_of_the_model(folder, tiny_datas
         plain = load_model(base).pipeline.unet(latents, t, told[0]).sample
     assert torch.allclose(told[0], told[1], atol=5e-3) and torch.allclose(ours, theirs, atol=5e-3)
     assert not torch.allclose(ours, plain, atol=5e-3)
+
+
+def test_adapters_of_the_text_encoder_go_with_them(folder, tiny_dataset, tmp_path):
+    base = folder("sd15")
+    lora = {"rank": 2, "text_encoder": True}
+    run(config(base, tiny_dataset, tmp_path / "run", lora=lora, steps=3, learning_rate=1e-2))
+    kept = load_file(tmp_path / "run" / "lora" / "pytorch_lora_weights.safetensors")
+    assert {key.split(".")[0] for key in kept} == {"unet", "text_encoder"}
+    before, after = (load_model(path).pipeline.text_encoder for path in (base, tmp_path / "run" / "model"))
+    theirs = after.state_dict()
+    gaps = {key: (value - theirs[key]).abs().max().item() for key, value in before.state_dict().items()}
+    assert {key.split(".")[-2] for key, gap in gaps.items() if gap > 1e-3} <= {"q_proj", "k_proj", "v_proj", "out_proj"}
+    assert max(gaps.values()) > 1e-4
 
 
 def test_parts_of_a_batch_and_gradient_checkpointing_change_nothing(folder, tiny_dataset, tmp_path):

@@ -4,7 +4,7 @@ import logging
 
 import torch
 from diffusers import DiffusionPipeline
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from synthcxr.model.bases import PromptEmbeddings, base_of
@@ -80,9 +80,9 @@ def build_module(pipeline: DiffusionPipeline, settings: BaseConfig, seed: int, h
     if lora:
         torch.manual_seed(derive_seed(seed, "adapters"))
         if settings.denoiser:
-            module.denoiser.add_adapter(_lora_config(lora, module.base.lora))
+            _adapt(module.denoiser, lora, module.base.lora)
         for encoder in module.text_encoders.values():
-            encoder.add_adapter(_lora_config(lora, TEXT_ATTENTION))
+            _adapt(encoder, lora, TEXT_ATTENTION)
     if settings.gradient_checkpointing:
         module.denoiser.enable_gradient_checkpointing()
         for encoder in module.text_encoders.values():
@@ -92,10 +92,15 @@ def build_module(pipeline: DiffusionPipeline, settings: BaseConfig, seed: int, h
     return module.train()
 
 
-def _lora_config(settings: LoraSettings, targets: tuple[str, ...]) -> LoraConfig:
-    return LoraConfig(
+def _adapt(part: nn.Module, settings: LoraSettings, targets: tuple[str, ...]) -> None:
+    """Put adapters beside the layers whose names end so; all other weights are frozen."""
+    wanted = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, init_lora_weights="gaussian", target_modules=list(targets)
     )
+    inject_adapter_in_model(wanted, part)
+    for parameter in part.parameters():
+        if parameter.requires_grad:  # made in the type of the weight beside it, too coarse for Adam's small steps
+            parameter.data = parameter.data.float()
 
 
 def _use_xformers(denoiser: nn.Module) -> None:

@@ -37,4 +37,3 @@ def merge_lora(part: nn.Module) -> None:
     recurse_remove_peft_layers(part)
     if hasattr(part, "peft_config"):
         del part.peft_config
-        part._hf_peft_config_loaded = False
