@@ -258,6 +258,14 @@ def test_a_backbone_is_an_image_encoder_of_transformers(drawn: Path, tmp_path: P
     assert result.verdict[0].startswith("Nothing was compared")
 
 
+def test_groups_that_are_too_small_are_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "real", "real", 80, 0)
+    write(tmp_path / "synthetic", "synthetic", 30, 1)
+    result = run(config_for(tmp_path, tmp_path / "out", seeds=1, fractions=[1.0], arms=["real", "mixed"], least=5))
+    assert any(reason.startswith("underdiagnosis: fewer than two groups") for reason in result.left_out)
+    assert result.worst == {} and "Too few groups" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_mistakes_are_said(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must hold 'real' once"):
         config_for(drawn, tmp_path, arms=["mixed"])

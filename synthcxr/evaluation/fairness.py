@@ -84,6 +84,8 @@ def underdiagnosis_rates(
 
 
 def _rates(values: np.ndarray, cells: Mapping[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+    if not cells:
+        return np.empty((len(weights), 0))
     return np.column_stack(
         [(weights[:, cell] @ values[cell] + PRIOR) / (weights[:, cell].sum(1) + 2 * PRIOR) for cell in cells.values()]
     )
