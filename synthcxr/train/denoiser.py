@@ -185,6 +185,8 @@ class DenoiserStage:
             words=words_of(prompts, [c.age for c in conditions if c.age is not None]),
             findings=_shown(conditions),
             data_hash=self.train.hash,
+            licence=self.config.licence,
+            data_licences=tuple(sorted({record.licence for record in self.train.records})),
             sampler=drawn.over(USUAL),
         )
         return Model(pipeline=pipeline, info=info, hash="unsaved")
