@@ -285,29 +285,30 @@ def few(drawn: Path, output: Path, **fields: Any) -> DownstreamConfig:
     return config_for(drawn, output, seeds=1, arms=["real", "mixed"], **fields)
 
 
+def in_its_own_process(config: DownstreamConfig, folder: Path, launch: str = "", **environment: str) -> str:
+    """`synthcxr downstream` on a config; what it prints."""
+    (folder / "job.yaml").write_text(dump_config(config))
+    command = [sys.executable, *launch.split(), "-m", "synthcxr.cli", "downstream", str(folder / "job.yaml")]
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [{"workers": 2}, {"kind": "ray", "workers": 2}], ids=["processes", "ray"])
-def test_several_workers_make_the_bytes_of_one(
-    drawn: Path, tmp_path: Path, engine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_workers_make_the_bytes_of_one(drawn: Path, tmp_path: Path, engine: dict[str, Any]) -> None:
     if "kind" in engine:
         pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
-        monkeypatch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
-        monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
-        monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     run(few(drawn, tmp_path / "one"))
-    run(few(drawn, tmp_path / "two", engine=engine))
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}  # read when Ray is imported
+    told = {**token, "RAY_worker_register_timeout_seconds": "600"}
+    in_its_own_process(few(drawn, tmp_path / "two", engine=engine), tmp_path, **told)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_processes_of_accelerate_train_each_cell_together(drawn: Path, tmp_path: Path) -> None:
-    config = few(drawn, tmp_path / "out", fractions=[1.0])
-    (tmp_path / "job.yaml").write_text(dump_config(config))
     launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, *launch.split(), "-m", "synthcxr.cli", "downstream", str(tmp_path / "job.yaml")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("report: ") == 1 and len(list((tmp_path / "out" / "cells").glob("[!.]*.npz"))) == 2
+    printed = in_its_own_process(few(drawn, tmp_path / "out", fractions=[1.0]), tmp_path, launch)
+    assert printed.count("report: ") == 1 and len(list((tmp_path / "out" / "cells").glob("[!.]*.npz"))) == 2
