@@ -291,10 +291,10 @@ def test_several_workers_make_the_bytes_of_one(
     drawn: Path, tmp_path: Path, engine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "kind" in engine:
-        pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
         monkeypatch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
         monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
         monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+        pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     run(few(drawn, tmp_path / "one"))
     run(few(drawn, tmp_path / "two", engine=engine))
