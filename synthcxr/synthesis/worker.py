@@ -91,7 +91,7 @@ class Worker:
         self.generator = Generator(self.model, config.settings, config.batch_size)
         self.rows = Rows(open_plan(config.plan, config.seed, check=False), config.row_name, config.seed)
         self.screen = opener(config.screen, config.model) if config.screen else None
-        self._sampler = json.dumps({**config.settings.model_dump(mode="json"), "precision": config.precision})
+        self._sampler = json.dumps({**self.generator.settings.model_dump(mode="json"), "precision": config.precision})
         self._device = torch.device(device).type
         told = [self._told(condition)[1] for condition in self.rows.plan.contrasts]
         if len(set(told)) < len(told):
