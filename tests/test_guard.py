@@ -119,7 +119,9 @@ def test_memory_is_counted_above_what_the_worker_has_already():
     assert many.error == "many: needs more than 256 MiB of memory; replace or remove it"
     if sys.platform == "linux":
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        assert largest <= max(largest_before, GIB // 1024)
+        # A child counts its parent's memory as well, as it was when it was forked.
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert largest <= max(largest_before, own, GIB // 1024)
 
 
 def test_slow_items_are_cut_off_even_inside_c_code_and_when_nobody_was_waiting():
