@@ -19,14 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark import seconds
 
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Record
 from synthcxr.evaluation.alignment import alignment
+from synthcxr.evaluation.features import squares
 from synthcxr.evaluation.fidelity import METRICS, bootstrap
 from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, weighted_auc, weighted_mean
 from synthcxr.evaluation.scores import Score
-from synthcxr.images import from_float, to_float, to_square
+from synthcxr.generate import Generator, Request
+from synthcxr.images import to_float
 from synthcxr.model.autoencoder import block_pca, pca_reconstruction, psnr
 from synthcxr.model.classifier import Classifier, Readings, load_classifier
 from synthcxr.model.folder import EMBEDDED, Model, load_model
@@ -67,10 +70,6 @@ def drawn(model: Path, data: Path, images: int, settings: SamplerSettings, outpu
     )  # fmt: skip
     synthesize(config)
     return Dataset.open(output)
-
-
-def squares(dataset: Dataset, records: list[Record], size: int) -> list[np.ndarray]:
-    return [from_float(to_square(to_float(dataset.read(record)), size)) for record in records]
 
 
 def autoencoder_goals(
@@ -206,10 +205,9 @@ def main() -> None:
     of_train, of_test = (readings(judge, data, records, size) for records in (train, test))
     of_made, of_few, of_slow = (readings(judge, part, part.records, size) for part in (made, few, slow))
     sharp = [[r for r in part if min(r.native_width, r.native_height) >= size] for part in (train, test)]
-    pixels = [squares(data, part, size) for part in sharp]
-    start = time.perf_counter()
-    from_scratch = drawn(asked.model, asked.data, 16, SamplerSettings(), Path(tempfile.mkdtemp()) / "rate")
-    rate = len(from_scratch.records) / (time.perf_counter() - start)
+    pixels = [list(squares(data, part, size)) for part in sharp]
+    generator, requests = Generator(model, batch_size=8), [Request(seed=seed) for seed in range(8)]
+    rate = 8 / seconds(lambda: list(generator(requests, progress=False)))
 
     goals = [
         *autoencoder_goals(model, *pixels, np.array([record.patient for record in sharp[1]])),

@@ -41,8 +41,7 @@ GRID = [
 
 def evaluations(settings: SamplerSettings) -> int:
     """Evaluations of the network that a picture takes."""
-    guided = int(np.ceil(settings.guided * settings.steps)) if settings.guidance > 1 else 0
-    return settings.steps + guided
+    return settings.steps + settings.guided_steps
 
 
 def drawn(model: Model, records: list[Record], settings: SamplerSettings) -> tuple[list[np.ndarray], float]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ class Generator:
         seeds = [request.seed for request in batch]
         noise = image_noise(seeds, (base.denoiser_of(pipeline).config.in_channels, side, side))
 
-        guided = math.ceil(settings.guided * settings.steps) if settings.guidance > 1 else 0
+        guided = settings.guided_steps
         arguments = {**base.arguments, **({"guidance_rescale": settings.rescale} if base.guided else {})}
 
         def watch(pipeline: DiffusionPipeline, step: int, _timestep: int, tensors: dict) -> dict:

@@ -1,5 +1,6 @@
 """How pictures are drawn from a model: settings, and diffusers' samplers for them."""
 
+import math
 from typing import Literal
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
@@ -30,6 +31,11 @@ class SamplerSettings(Config):
     rescale: float | None = Field(
         None, ge=0, le=1, description="how far the contrast that guidance adds is taken back (Lin et al. 2024, eq. 16)"
     )
+
+    @property
+    def guided_steps(self) -> int:
+        """How many steps are guided, of settings that are all given: each of them evaluates the network twice."""
+        return math.ceil(self.guided * self.steps) if self.guidance > 1 else 0
 
     def over(self, others: "SamplerSettings") -> "SamplerSettings":
         """These settings, and where they say nothing, the others."""

@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from synthcxr.data.corpus import load_corpus
@@ -20,7 +19,7 @@ from synthcxr.train.base_stage import BaseStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Trainer
 from synthcxr.train.lora import merge_lora, save_lora
-from synthcxr.train.machine import hours, processors, wants_bf16
+from synthcxr.train.machine import accelerator_of, hours, processors
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("base.steps", "base.decoder.steps", "base.accumulate")  # see loop.Trainer._resume
@@ -39,10 +38,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     datasets = [Dataset.open(path) for path in config.data]
     # Of some text encoders, the last layer isn't read.
     unused = DistributedDataParallelKwargs(find_unused_parameters=trains_text(config.base))
-    accelerator = Accelerator(
-        mixed_precision="bf16" if wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
-        project_dir=config.output, kwargs_handlers=[unused],
-    )  # fmt: skip
+    accelerator = accelerator_of(config, [unused])
     with accelerator.main_process_first():
         folder = Run(config.output)
         if accelerator.is_main_process:

@@ -69,29 +69,29 @@ class DenoiserConfig(StageConfig):
     sample_guidance: float = Field(2.0, ge=1)
 
 
-class ClassifierConfig(StageConfig):
-    """Stage 3, on all images, shrunk; it judges and screens what is generated."""
+class JudgeConfig(StageConfig):
+    """What the stages share that train judges of pictures: short, left out by default, validated on all images."""
 
     steps: int = Field(0, ge=0)
-    batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     decay: float = Field(0.5, ge=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
     ema: float = Field(0.99, ge=0, lt=1)
     validation_images: int = Field(10_000, ge=1)
+
+
+class ClassifierConfig(JudgeConfig):
+    """Stage 3, on all images, shrunk; it judges and screens what is generated."""
+
+    batch_size: int = Field(64, ge=1)
+    weight_decay: float = Field(0.05, ge=0)
     shape: ClassifierShape = ClassifierShape()
 
 
-class ContrastiveConfig(StageConfig):
+class ContrastiveConfig(JudgeConfig):
     """Stage 4, on the classifier's features of all images; it tells whether a picture fits its words."""
 
-    steps: int = Field(0, ge=0)
     batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    decay: float = Field(0.5, ge=0, le=1)
     weight_decay: float = Field(0.1, ge=0)
-    ema: float = Field(0.99, ge=0, lt=1)
-    validation_images: int = Field(10_000, ge=1)
     shape: ContrastiveShape = ContrastiveShape()
     part_dropout: float = Field(0.3, ge=0, le=1, description="how often age, sex, view or findings go unsaid")
     negatives: float = Field(

@@ -1,17 +1,27 @@
 """What a run computes on: in which precision, for how long, on which processors."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import KwargsHandler
 
 from synthcxr.runs import Run
 from synthcxr.train.config import TrainConfig
 
 
-def wants_bf16(config: TrainConfig) -> bool:
+def accelerator_of(config: TrainConfig, handlers: Sequence[KwargsHandler] = ()) -> Accelerator:
+    """What a run's stages train through."""
+    return Accelerator(
+        mixed_precision="bf16" if _wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
+        project_dir=config.output, kwargs_handlers=list(handlers),
+    )  # fmt: skip
+
+
+def _wants_bf16(config: TrainConfig) -> bool:
     """Whether to compute in bfloat16: emulated, on a CPU without the instructions, it takes three times as long."""
     if config.precision != "auto":
         return config.precision == "bf16"

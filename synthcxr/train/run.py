@@ -23,7 +23,7 @@ from synthcxr.train.config import TrainConfig
 from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.loop import Trainer
-from synthcxr.train.machine import hours, processors, wants_bf16
+from synthcxr.train.machine import accelerator_of, hours, processors
 
 log = logging.getLogger(__name__)
 PARTS = ("autoencoder", "denoiser", "classifier", "contrastive")
@@ -46,10 +46,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         return base_run.run(config, fresh)
     _check_classifier(config)
     datasets = [Dataset.open(path) for path in config.data]
-    accelerator = Accelerator(
-        mixed_precision="bf16" if wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
-        project_dir=config.output,
-    )  # fmt: skip
+    accelerator = accelerator_of(config)
     cache = config.output / "cache"
     with accelerator.main_process_first():
         folder = Run(config.output)
