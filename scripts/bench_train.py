@@ -28,7 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from synthcxr.conditions import Condition, canonical_words
 from synthcxr.data.corpus import load_corpus
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.model.bases.published import STABLE_DIFFUSION_15
 from synthcxr.model.embedded import build_tokenizer
 from synthcxr.runs import Run

@@ -28,13 +28,13 @@ from synthcxr.evaluation.features import squares
 from synthcxr.evaluation.fidelity import METRICS, bootstrap
 from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, weighted_auc, weighted_mean
 from synthcxr.evaluation.scores import Score
+from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.images import to_float
 from synthcxr.model.autoencoder import block_pca, pca_reconstruction, psnr
 from synthcxr.model.classifier import Classifier, Readings, load_classifier
 from synthcxr.model.folder import EMBEDDED, Model, load_model
 from synthcxr.model.sampler import SamplerSettings
-from synthcxr.runs import write_text
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.run import run as synthesize
 

@@ -23,13 +23,13 @@ from synthcxr.evaluation.alignment import alignment
 from synthcxr.evaluation.fidelity import METRICS, bootstrap
 from synthcxr.evaluation.part import chosen
 from synthcxr.evaluation.scores import Score
+from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet as sheet
 from synthcxr.images import from_float, to_float, to_square, write_png
 from synthcxr.model.classifier import Classifier, load_classifier
 from synthcxr.model.folder import INFO, Model, load_model
 from synthcxr.model.sampler import SamplerSettings
-from synthcxr.runs import write_text
 
 GRID = [
     SamplerSettings(sampler=sampler, steps=steps, guidance=guidance, guided=guided, rescale=0)

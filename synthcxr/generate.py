@@ -19,13 +19,14 @@ from synthcxr.config import Config
 from synthcxr.dicom.write import DicomSettings, Provenance, check_compression, write_dicom
 from synthcxr.diffusion import image_noise, step_generators
 from synthcxr.errors import ConfigError, RunError, shown
+from synthcxr.files import write_text
 from synthcxr.images import from_float, write_png
 from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
 from synthcxr.reports import scrub
-from synthcxr.runs import Run, write_text
+from synthcxr.runs import Run
 from synthcxr.vocabulary import Finding
 
 log = logging.getLogger(__name__)

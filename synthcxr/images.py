@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from synthcxr.errors import ImageError, shown
-from synthcxr.runs import write_bytes
+from synthcxr.files import write_bytes
 
 # 80 million is twice the largest detector on the market; it also lies under Pillow's own warning threshold.
 MAX_PIXELS = 80_000_000

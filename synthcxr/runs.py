@@ -1,20 +1,16 @@
-"""Run folders: what was run, with what, and what came of it; files that appear only when whole; seeds; stop signals."""
+"""Run folders: what was run, with what, and what came of it; seeds; stop signals."""
 
 import contextlib
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
-import secrets
-import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,112 +20,12 @@ from pydantic import BaseModel, ValidationError
 
 from synthcxr.config import dump_config
 from synthcxr.errors import RunError, UserError, shown
+from synthcxr.files import make_folder, plain, remove, write_json, write_text
 
 PACKAGES = (
     "synthcxr torch diffusers transformers accelerate numpy pillow pyarrow pydantic gradio "
     "torchmetrics scikit-learn scipy"
 ).split()
-TEMPORARY_PREFIX = ".tmp-"
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary sibling to write, file or folder; it takes the final name only when the block ends well.
-
-    The temporary name ends like the final one, so writers that go by the extension work. A file replaces an existing
-    file; a folder replaces nothing but an empty folder. On failure, interrupts included, the temporary one is removed.
-
-    Raises:
-        RunError: the final name is a folder with something in it, or its parent can't be made (said before any work).
-        FileNotFoundError: the block wrote nothing.
-    """
-    path = Path(path)
-    if path.is_dir() and any(path.iterdir()):
-        raise RunError(f"{shown(path)} is a folder that is not empty; remove it or give another name")
-    _make_folder(path.parent)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
-    try:
-        yield temporary
-        publish(temporary, path)
-    finally:
-        remove(temporary)  # nothing is left under this name unless the block failed
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give what was written, file or folder, its final name, once it's safe on the disk."""
-    if temporary.is_dir():
-        for file in sorted(temporary.rglob("*")):
-            _fsync(file)
-    _fsync(temporary)
-    os.replace(temporary, path)
-    _fsync(path.parent)
-
-
-@contextlib.contextmanager
-def only_writer(path: Path | str) -> Iterator[None]:
-    """While entered, no other process can enter for the same `path`; one that ends in whatever way leaves it.
-
-    A lock on a hidden file beside it, which the system lets go of with the process: what a killed one left of the file
-    keeps nobody out.
-
-    Raises:
-        RunError: another process has entered.
-    """
-    import fcntl  # of POSIX systems; what only draws pictures works without
-
-    path = Path(path)
-    _make_folder(path.parent)
-    lock = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunError(f"{shown(path)} is being written by another process; wait for it, or give another") from None
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-            break
-        os.close(descriptor)  # of a process that ended in between and took the file away
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # before letting go: nobody must lock a file that is about to go
-        os.close(descriptor)
-
-
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write a whole file or none."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Write a whole UTF-8 file or none."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write a whole JSON file or none; a number that is not finite becomes null, since JSON has no word for it."""
-    write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def sha256_file(path: Path | str) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_files(paths: Iterable[Path | str], digest: Callable[[Path], str] = sha256_file) -> str:
-    """sha256 over the names and contents of files, 64 hex digits.
-
-    The order given and where the files' common folder lies don't count; their names below it do.
-    """
-    files = sorted({Path(path).absolute() for path in paths})
-    if not files:
-        return hashlib.sha256().hexdigest()
-    root = os.path.commonpath([file.parent for file in files])
-    lines = sorted(f"{file.relative_to(root).as_posix()}\0{digest(file)}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -165,7 +61,7 @@ class Run:
             RunError: `output` holds a run made with another configuration, or is no folder.
         """
         run = cls(Path(output))
-        _make_folder(run.folder)
+        make_folder(run.folder)
         if fresh and run.config_path.exists():
             run._clear()
         resumed = run.config_path.exists()
@@ -198,7 +94,7 @@ class Run:
     def log(self, event: str, **fields: Any) -> None:
         """Append one JSON line: UTC time, event and the fields; a number that is not finite becomes null."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps(_plain({"time": now, "event": event, **fields}), ensure_ascii=False, allow_nan=False)
+        line = json.dumps(plain({"time": now, "event": event, **fields}), ensure_ascii=False, allow_nan=False)
         with open(self.log_path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -297,48 +193,6 @@ class StopFlag:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{shown(folder)} can't be made a folder ({error.strerror}); give another output") from None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; nothing there is fine."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: models, enums, paths and numpy or torch numbers turned into it, not-finite to null."""
-    if isinstance(value, BaseModel | Enum):
-        return _plain(value.model_dump(mode="json") if isinstance(value, BaseModel) else value.value)
-    if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, int | str):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # numpy and torch scalars and arrays, without importing either
-        return _plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -9,8 +9,9 @@ from hypothesis import settings
 from PIL import Image, ImageDraw, ImageFilter
 
 from synthcxr.conditions import Condition, canonical_words
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Split
+from synthcxr.data.writer import DatasetWriter
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)

@@ -9,8 +9,9 @@ import numpy as np
 from conftest import drawn_chest
 from PIL import Image
 
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Record
+from synthcxr.data.writer import DatasetWriter
 
 BARE = {"source": "drawn", "licence": "CC0"}
 

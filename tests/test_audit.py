@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from synthcxr.cli import app
 from synthcxr.conditions import Condition
 from synthcxr.config import dump_config
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import DatasetError
 from synthcxr.evaluation.audit_result import AuditResult
 from synthcxr.evaluation.audit_run import REPORT, run

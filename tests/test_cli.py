@@ -16,8 +16,8 @@ import pytest
 from synthcxr import __version__
 from synthcxr.cli import main
 from synthcxr.data.dataset import Dataset
+from synthcxr.files import sha256_file
 from synthcxr.images import write_png
-from synthcxr.runs import sha256_file
 
 HEART = "72 year old female. Cardiomegaly."
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthcxr.conditions import Condition, Finding, FindingState
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import SCHEMA, Record, records_of
 from synthcxr.data.verify import verify
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import DatasetError, UserError
 from synthcxr.images import read_image, read_provenance
 

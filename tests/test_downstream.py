@@ -18,7 +18,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from synthcxr.conditions import Condition
 from synthcxr.config import dump_config
-from synthcxr.data.dataset import DatasetWriter
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.downstream import worker
 from synthcxr.downstream.bench import Bench, open_bench
 from synthcxr.downstream.cell import Predictions, Told, cells_of, load_predictions

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from synthcxr.cli import app
 from synthcxr.conditions import DEFAULT_TEMPLATE, Condition, canonical_words
 from synthcxr.config import dump_config
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import DatasetError, ModelError, RunError
 from synthcxr.evaluation import features
 from synthcxr.evaluation.config import EvaluateConfig

@@ -13,7 +13,8 @@ from conftest import drawn_chest
 
 from synthcxr import cli
 from synthcxr.conditions import Condition
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.dicom.write import DicomSettings
 from synthcxr.errors import DatasetError, ImageError, RunError
 from synthcxr.generate import GenerateConfig

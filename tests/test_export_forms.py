@@ -13,10 +13,11 @@ from PIL import Image
 
 from synthcxr.conditions import Condition
 from synthcxr.data.csv_table import safe_cell, write_csv
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
 from synthcxr.data.prepare import PrepareConfig
 from synthcxr.data.prepare import run as prepare
 from synthcxr.data.verify import verify
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import DatasetError
 from synthcxr.images import read_provenance
 from synthcxr.synthesis.export import job, webdataset

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from synthcxr.conditions import Condition, parse_prompt
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ConditionError, ConfigError, DatasetError, UserError
-from synthcxr.runs import sha256_file
+from synthcxr.files import sha256_file
 from synthcxr.synthesis.plan.counterfactual import change
 from synthcxr.synthesis.plan.permutation import SEED_BITS, Permutation, Seeds
 from synthcxr.synthesis.plan.prompts import STRIDE

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from synthcxr.config import Config, load_config
 from synthcxr.errors import RunError
-from synthcxr.runs import (
-    Run,
-    StopFlag,
-    atomic_path,
-    derive_seed,
-    hash_files,
-    sha256_file,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from synthcxr.files import atomic_path, hash_files, sha256_file, write_bytes, write_json, write_text
+from synthcxr.runs import Run, StopFlag, derive_seed
 
 
 class Job(Config):

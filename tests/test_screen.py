@@ -10,7 +10,8 @@ import torch
 from conftest import drawn_chest
 
 from synthcxr.conditions import Condition
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import ConfigError, ModelError
 from synthcxr.evaluation.copies import COPIES, planted_copy
 from synthcxr.evaluation.copying import AuditError

@@ -20,7 +20,8 @@ import pytest
 from synthcxr import generate
 from synthcxr.conditions import Condition
 from synthcxr.config import load_config
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import ConfigError, ModelError, RunError, UserError
 from synthcxr.generate import Generator, Request
 from synthcxr.images import read_provenance

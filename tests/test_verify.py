@@ -13,9 +13,10 @@ import pytest
 from conftest import drawn_chest
 
 from synthcxr.conditions import Condition
-from synthcxr.data.dataset import Dataset, DatasetWriter
+from synthcxr.data.dataset import Dataset
 from synthcxr.data.sums import SUMS, files_in, write_sums
 from synthcxr.data.verify import verify
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import DatasetError
 
 FAULTS = 1000

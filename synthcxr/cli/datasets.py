@@ -68,7 +68,7 @@ def verify(
     """Compare every file with the folder's SHA256SUMS, and images with their rows; exit code 1 where one differs."""
     from synthcxr.data.sums import SUMS, files_in
     from synthcxr.data.verify import verify as check
-    from synthcxr.runs import sha256_file
+    from synthcxr.files import sha256_file
 
     problems = check(folder)
     files = len(files_in(folder))

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Record
 from synthcxr.errors import DatasetError
+from synthcxr.files import atomic_path
 from synthcxr.images import from_float, to_float, to_square
-from synthcxr.runs import atomic_path
 
 
 @dataclass(frozen=True)

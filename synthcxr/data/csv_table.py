@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from synthcxr.runs import atomic_path
+from synthcxr.files import atomic_path
 
 # OWASP, CSV Injection: what makes a spreadsheet take a cell for a formula, wide forms included; a line feed as well.
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -19,7 +19,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from synthcxr.config import Config, config_hash
-from synthcxr.data.dataset import Dataset, DatasetWriter, already_made
+from synthcxr.data.dataset import Dataset, already_made
 from synthcxr.data.decode import Decoded, Job, LeftOut, decode
 from synthcxr.data.record import SPLITS, Split
 from synthcxr.data.shard import EncodedImage, ShardWriter
@@ -34,9 +34,11 @@ from synthcxr.data.sources import (
     completed,
     own_id,
 )
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.dicom.guard import Guard, Result
 from synthcxr.errors import RunError, SourceError, UserError, shown
-from synthcxr.runs import atomic_path, derive_seed, write_text
+from synthcxr.files import atomic_path, write_text
+from synthcxr.runs import derive_seed
 
 log = logging.getLogger(__name__)
 

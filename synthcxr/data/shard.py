@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from synthcxr.conditions import Condition
 from synthcxr.data.record import ID_PATTERN, SCHEMA, Origin, Record, Split
 from synthcxr.errors import DatasetError
+from synthcxr.files import atomic_path, sha256_file, write_json
 from synthcxr.images import encode_png
-from synthcxr.runs import atomic_path, sha256_file, write_json
 
 BLOCK = 512
 MAX_SIDECAR = 1 << 24  # bytes; a damaged header may claim any size

@@ -30,7 +30,7 @@ from synthcxr.conditions import Condition
 from synthcxr.config import Config
 from synthcxr.dicom.header import SYNTHESIZING
 from synthcxr.errors import ImageError
-from synthcxr.runs import write_bytes
+from synthcxr.files import write_bytes
 from synthcxr.vocabulary import View
 
 # What the shorter side is taken for: the centre square of the usual 35 x 43 cm detector.

@@ -13,7 +13,7 @@ import numpy as np
 from synthcxr.config import Config
 from synthcxr.downstream.config import Arm, DownstreamConfig
 from synthcxr.errors import RunError, shown
-from synthcxr.runs import atomic_path
+from synthcxr.files import atomic_path
 
 
 class Cell(Config):

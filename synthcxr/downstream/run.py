@@ -17,7 +17,8 @@ from synthcxr.downstream.summary import Summary
 from synthcxr.downstream.verdict import verdict
 from synthcxr.downstream.worker import CellJob, Worker
 from synthcxr.errors import ConfigError, RunError, shown
-from synthcxr.runs import Run, environment, write_bytes, write_text
+from synthcxr.files import write_bytes, write_text
+from synthcxr.runs import Run, environment
 from synthcxr.synthesis.config import EngineConfig
 from synthcxr.synthesis.engines import ENGINES
 

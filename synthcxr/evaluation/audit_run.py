@@ -22,10 +22,11 @@ from synthcxr.evaluation.privacy import Audit, audit, copy_rate
 from synthcxr.evaluation.result import Input
 from synthcxr.evaluation.scores import Score
 from synthcxr.evaluation.views import KINDS, View, copies_of, feature_set, prepare, views
+from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.folder import Model, bind_audit, load_model
-from synthcxr.runs import Run, derive_seed, environment, write_text
+from synthcxr.runs import Run, derive_seed, environment
 
 log = logging.getLogger(__name__)
 

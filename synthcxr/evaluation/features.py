@@ -18,10 +18,10 @@ from synthcxr.data.record import Record
 from synthcxr.errors import ModelError, UserError, shown
 from synthcxr.evaluation.appearance import appearance_features
 from synthcxr.evaluation.pixels import pixel_features
+from synthcxr.files import atomic_path, hash_files
 from synthcxr.images import from_float, to_float, to_square
 from synthcxr.model.classifier import FINDINGS, Classifier, Readings
 from synthcxr.model.folder import UNLOADABLE, resolve
-from synthcxr.runs import atomic_path, hash_files
 
 BATCH = 32
 XRV = "xrv:"  # then the name of torchxrayvision's weights

@@ -18,7 +18,8 @@ from synthcxr.evaluation.part import Part, Reader, prompt_of
 from synthcxr.evaluation.report import html
 from synthcxr.evaluation.result import Input, Judged, Line, Result, line
 from synthcxr.evaluation.sheets import Sheet, sheets
-from synthcxr.runs import Run, environment, write_text
+from synthcxr.files import write_text
+from synthcxr.runs import Run, environment
 
 REPORT = "report.html"
 MOST_PAIRS = 300  # whose similarity is measured

@@ -17,9 +17,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from synthcxr.conditions import Condition
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
+from synthcxr.files import hash_files
 from synthcxr.images import to_float
 from synthcxr.model.folder import CLASSIFIER, EMBEDDED, UNLOADABLE, resolve
-from synthcxr.runs import hash_files
 from synthcxr.vocabulary import NIH_LABELS, Finding
 
 FINDINGS = tuple(finding for finding in NIH_LABELS.values() if finding is not Finding.NO_FINDING)

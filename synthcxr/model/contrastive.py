@@ -18,10 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
+from synthcxr.files import hash_files, sha256_file
 from synthcxr.model.embedded import DenoiserShape, build_text_encoder
 from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, EMBEDDED, UNLOADABLE, resolve
 from synthcxr.model.prompts import understood
-from synthcxr.runs import hash_files, sha256_file
 
 MOST_SCALE = 100.0  # of the logits, as in the paper
 FIRST_SCALE = 1 / 0.07

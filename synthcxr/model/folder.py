@@ -20,10 +20,10 @@ import synthcxr.model.denoiser  # noqa: F401
 from synthcxr.conditions import DEFAULT_TEMPLATE
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
+from synthcxr.files import atomic_path, hash_files, sha256_file, write_text
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.bases import base_of
 from synthcxr.model.sampler import USUAL, SamplerSettings
-from synthcxr.runs import atomic_path, hash_files, sha256_file, write_text
 from synthcxr.vocabulary import Finding
 
 EMBEDDED = Path(__file__).parents[1] / "weights"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from synthcxr.data.dataset import DatasetWriter
+from synthcxr.data.writer import DatasetWriter
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.engines.local import default_workers, devices_of
 from synthcxr.synthesis.plan.rows import Rows, open_plan

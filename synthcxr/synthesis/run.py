@@ -12,11 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from synthcxr.data.dataset import Dataset, DatasetWriter, already_made, discard, tidy
+from synthcxr.data.dataset import Dataset, already_made
 from synthcxr.data.shard import Part
+from synthcxr.data.writer import DatasetWriter, discard, tidy
 from synthcxr.errors import ModelError, RunError, UserError, shown
+from synthcxr.files import hash_files
 from synthcxr.model.folder import CLASSIFIER, EMBEDDED, SCREEN, ModelInfo, hash_of, read_info, resolve
-from synthcxr.runs import Run, hash_files
+from synthcxr.runs import Run
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
 from synthcxr.synthesis.engines import ENGINES

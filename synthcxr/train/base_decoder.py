@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.functional import conv2d, l1_loss
 
 from synthcxr.data.corpus import Corpus
+from synthcxr.files import atomic_path, write_json
 from synthcxr.images import contact_sheet
 from synthcxr.model.autoencoder import psnr
-from synthcxr.runs import Run, atomic_path, write_json
+from synthcxr.runs import Run
 from synthcxr.train.autoencoder import edge_loss, to_images, to_pixels
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig

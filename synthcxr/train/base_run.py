@@ -10,9 +10,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from synthcxr.data.corpus import load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import RunError
+from synthcxr.files import atomic_path, remove, write_json
 from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import Model, load_model, save_model
-from synthcxr.runs import Run, atomic_path, remove, write_json
+from synthcxr.runs import Run
 from synthcxr.train.base_decoder import trained_decoder
 from synthcxr.train.base_module import trains_text
 from synthcxr.train.base_stage import BaseStage

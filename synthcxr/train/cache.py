@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from synthcxr.errors import RunError
-from synthcxr.runs import atomic_path
+from synthcxr.files import atomic_path
 
 PART = 256  # rows
 MAX_OPEN = 200  # parts

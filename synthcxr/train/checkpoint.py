@@ -15,7 +15,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 
 from synthcxr.errors import shown
-from synthcxr.runs import TEMPORARY_PREFIX, atomic_path, sha256_file
+from synthcxr.files import TEMPORARY_PREFIX, atomic_path, sha256_file
 
 log = logging.getLogger(__name__)
 SHARD_SIZE = 15 * 2**20

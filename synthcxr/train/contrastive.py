@@ -10,11 +10,12 @@ from tqdm import tqdm
 from synthcxr.conditions import FindingState, canonical_words, to_prompt
 from synthcxr.data.corpus import Corpus
 from synthcxr.evaluation.image_text import Pairs, retrieval
+from synthcxr.files import atomic_path
 from synthcxr.model.classifier import open_classifier, pooled, shrunk
 from synthcxr.model.contrastive import ImageText, build_contrastive, tokens_of, weights_hash
 from synthcxr.model.embedded import build_tokenizer
 from synthcxr.model.prompts import words_of
-from synthcxr.runs import atomic_path, derive_seed
+from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt

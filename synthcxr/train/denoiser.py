@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection
 from synthcxr.conditions import Condition, FindingState, canonical_words, to_prompt
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_timesteps, v_target
+from synthcxr.files import atomic_path
 from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet
 from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
@@ -22,7 +23,7 @@ from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_to
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.model.prompts import words_of
 from synthcxr.model.sampler import USUAL, SamplerSettings
-from synthcxr.runs import atomic_path, derive_seed
+from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt

@@ -12,10 +12,11 @@ from transformers import CLIPTokenizer
 from synthcxr.data.corpus import Corpus, load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ModelError, shown
+from synthcxr.files import atomic_path, write_json
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, Model, load_model, resolve, save_model
-from synthcxr.runs import Run, atomic_path, write_json
+from synthcxr.runs import Run
 from synthcxr.train import base_run
 from synthcxr.train.autoencoder import AutoencoderStage
 from synthcxr.train.classifier import ClassifierStage

@@ -19,7 +19,8 @@ from synthcxr.data.curate.decide import Curation, Extractor, decide, open_inputs
 from synthcxr.data.curate.ledger import to_table
 from synthcxr.data.curate.plot import plot
 from synthcxr.data.curate.summary import markdown, one_line
-from synthcxr.data.dataset import Dataset, DatasetWriter, already_made
+from synthcxr.data.dataset import Dataset, already_made
+from synthcxr.data.writer import DatasetWriter
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 from synthcxr.data.record import Record
 from synthcxr.dicom.write import Provenance, check_compression, write_dicom, written_uid
 from synthcxr.errors import DatasetError, shown
+from synthcxr.files import atomic_path
 from synthcxr.images import read_image
-from synthcxr.runs import atomic_path
 from synthcxr.synthesis.export.job import OF_THE_SHARDS, Job, prompt_of
 
 

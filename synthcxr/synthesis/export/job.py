@@ -20,8 +20,8 @@ from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import SCHEMA, Record
 from synthcxr.dicom.write import DicomSettings
 from synthcxr.errors import DatasetError, UserError, shown
+from synthcxr.files import atomic_path, sha256_file, write_bytes
 from synthcxr.images import read_provenance
-from synthcxr.runs import atomic_path, sha256_file, write_bytes
 
 # Of a shard and of the pixels, which the files themselves tell.
 OF_THE_SHARDS = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from synthcxr.data.csv_table import safe_cell, write_csv
 from synthcxr.data.record import Record
 from synthcxr.errors import DatasetError, shown
-from synthcxr.runs import write_text
+from synthcxr.files import write_text
 from synthcxr.synthesis.export.job import METADATA, Job, metadata, write_metadata
 from synthcxr.vocabulary import NIH_LABELS, Finding
 

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthcxr.runs import atomic_path
+from synthcxr.files import atomic_path
 from synthcxr.synthesis.export.job import FILE_ROWS, Job, Split
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

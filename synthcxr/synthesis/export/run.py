@@ -14,7 +14,8 @@ from synthcxr.data.origin import audits_of, passed
 from synthcxr.data.sums import SUMS, changed_files, write_sums
 from synthcxr.dicom.write import DicomSettings
 from synthcxr.errors import DatasetError, RunError, one_of, shown
-from synthcxr.runs import TEMPORARY_PREFIX, Run, remove, write_json, write_text
+from synthcxr.files import TEMPORARY_PREFIX, remove, write_json, write_text
+from synthcxr.runs import Run
 from synthcxr.synthesis.export.formats import FORMATS, Format
 from synthcxr.synthesis.export.job import Job
 

@@ -4,7 +4,7 @@ import json
 import tarfile
 
 from synthcxr.data.shard import append
-from synthcxr.runs import atomic_path
+from synthcxr.files import atomic_path
 from synthcxr.synthesis.export.job import METADATA, Job, metadata, prompt_of, write_metadata
 
 

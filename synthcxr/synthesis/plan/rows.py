@@ -9,7 +9,7 @@ from pydantic import Field
 from synthcxr.conditions import Condition
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ConditionError, DatasetError, shown
-from synthcxr.runs import sha256_file
+from synthcxr.files import sha256_file
 from synthcxr.synthesis.plan.counterfactual import Counterfactual, CounterfactualPlan
 from synthcxr.synthesis.plan.grid import BalancedPlan, DecorrelatedPlan, Grid
 from synthcxr.synthesis.plan.manifest import Copied, CopyPlan

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from synthcxr.config import Config
 from synthcxr.errors import ModelError, shown
+from synthcxr.files import atomic_path, hash_files, write_json, write_text
 from synthcxr.model.folder import EMBEDDED, SCREEN, resolve
-from synthcxr.runs import atomic_path, hash_files, write_json, write_text
 from synthcxr.synthesis.screen.condition import ConditionLimits
 from synthcxr.synthesis.screen.distribution import Gaussian
 from synthcxr.synthesis.screen.privacy import Index
