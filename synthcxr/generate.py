@@ -70,7 +70,8 @@ class Generator:
 
     def __init__(self, model: Model, settings: SamplerSettings | None = None, batch_size: int = 4):
         self.model, self.batch_size = model, batch_size
-        self.settings = (settings or SamplerSettings()).over(model.info.sampler)
+        self.settings = (settings or SamplerSettings()).settled(model.info.sampler, model.info.few_steps)
+        self._pipeline = model.few_step if self.settings.sampler == "few-step" else model.pipeline
         self._embedded: dict[str, PromptEmbeddings] = {}
 
     def prompt(self, condition: Condition) -> tuple[str, list[str]]:
@@ -86,12 +87,14 @@ class Generator:
         return {f: counts.get(f, 0) for f in asked if counts.get(f, 0) < RARE} if counts is not None else {}
 
     def __call__(
-        self, requests: Sequence[Request], progress: bool = True, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Generated]:
+        self, requests: Sequence[Request], progress: bool = True, stop: Callable[[], bool] = lambda: False,
+        observe: Callable[[int, torch.Tensor], None] = lambda step, latents: None,
+    ) -> Iterator[Generated]:  # fmt: skip
         """Yield one picture a request, in order.
 
         Args:
             stop: asked at each step; once it's true, no more is drawn.
+            observe: told the latents (b, channels, side, side) of each batch after each step, counted from 1.
 
         Raises:
             Stopped: `stop` was true.
@@ -100,13 +103,15 @@ class Generator:
         with tqdm(total=len(requests), desc="generate", unit="image", disable=not progress or not requests) as bar:
             for start in range(0, len(requests), self.batch_size):
                 batch = requests[start : start + self.batch_size]
-                for generated in self._draw(batch, stop):
+                for generated in self._draw(batch, stop, observe):
                     bar.update()
                     yield generated
 
     @torch.inference_mode()
-    def _draw(self, batch: list[Request], stop: Callable[[], bool]) -> list[Generated]:
-        pipeline, settings, size = self.model.pipeline, self.settings, self.model.info.resolution
+    def _draw(
+        self, batch: list[Request], stop: Callable[[], bool], observe: Callable[[int, torch.Tensor], None]
+    ) -> list[Generated]:
+        pipeline, settings, size = self._pipeline, self.settings, self.model.info.resolution
         base = base_of(pipeline)
         prompts = [self.prompt(request.condition)[0] for request in batch]
         pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
@@ -120,6 +125,7 @@ class Generator:
         def watch(pipeline: DiffusionPipeline, step: int, _timestep: int, tensors: dict) -> dict:
             if stop():
                 raise Stopped
+            observe(step + 1, tensors["latents"])
             if base.guided and step + 1 == guided < settings.steps:  # from here on without the empty prompt
                 pipeline._guidance_scale = 1.0
                 tensors |= {name: tensors[name].chunk(2)[1] for name in base.guided}

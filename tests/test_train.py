@@ -26,7 +26,7 @@ from synthcxr.model.folder import load_model
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
-STAGES = ("autoencoder", "denoiser", "classifier", "contrastive")
+STAGES = ("autoencoder", "denoiser", "distillation", "classifier", "contrastive")
 STEPS = 8
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 2, "ema": 0.9, "log_every": 1, "validate_every": 4}
 COMMON |= {"checkpoint_every": 3, "validation_images": 2}
@@ -35,6 +35,7 @@ DENOISER = {
     "shape": {"channels": [8, 16, 16], "groups": 4, "head_width": 8, "text_width": 32, "tokens": 16},
     "sample_steps": 1,
 }
+DISTILLATION = {"evaluations": 2, "teacher": {"steps": 4}, "pictures": 8, "rank": 2}
 CLASSIFIER = {"shape": {"size": 32, "channels": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}}
 CONTRASTIVE = {"shape": {"width": 32, "tokens": 16}}
 PATIENCE = 500  # seconds; a busy machine is no failure
@@ -53,12 +54,13 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     import synthcxr.train.classifier
     import synthcxr.train.contrastive
     import synthcxr.train.denoiser
+    import synthcxr.train.distillation
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
     from synthcxr.train.loop import Trainer
 
     stages = synthcxr.train
-    for module in (stages.autoencoder, stages.denoiser, stages.classifier, stages.contrastive):
+    for module in (getattr(stages, name) for name in STAGES):
 
         def watched(items: object, seed: int, step: int, batch_size: int, name: str = module.__name__) -> object:
             batch = batch_items(items, seed, step, batch_size)
@@ -129,6 +131,7 @@ def set_up(folder: Path, dataset: Dataset, **changes: object) -> RunFolder:
     config = {
         "data": [str(dataset.path)], "output": "run", "resolution": 64, "device": "cpu", "precision": "fp32",
         "autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER},
+        "distillation": {**COMMON, **DISTILLATION},
         "classifier": {**COMMON, **CLASSIFIER}, "contrastive": {**COMMON, **CONTRASTIVE},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config | changes))

@@ -18,7 +18,7 @@ def generate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the pictures")] = None,
     steps: Annotated[int | None, typer.Option(help="of the sampler")] = None,
     guidance: Annotated[float | None, typer.Option(help="1: none; higher: closer to the prompt, less varied")] = None,
-    sampler: Annotated[str | None, typer.Option(help="dpm++, sde-dpm++ or ddim")] = None,
+    sampler: Annotated[str | None, typer.Option(help="dpm++, sde-dpm++, ddim or few-step")] = None,
     model: Annotated[str | None, typer.Option(help="folder, or hub id with its revision; default: embedded")] = None,
     batch_size: Annotated[int | None, typer.Option(help="pictures drawn at once")] = None,
     format: Annotated[str | None, typer.Option(help="png or dicom")] = None,

@@ -84,6 +84,9 @@ def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
         if told := measured.get(name):
             what = "of v" if name == "denoiser" else "of its prediction"
             rows.append(f"| denoiser, mean squared error {what} | {told['mse']:.4f} | {told['images']:.0f} |")
+    if told := measured.get("distillation"):
+        rows.append(f"| few-step mode, mean squared distance of its latents from those of many steps "
+                    f"| {told['latents_mse']:.4f} | {told['images']:.0f} |")  # fmt: skip
     if decoder := measured.get("decoder"):
         for name in ("psnr", "ssim"):
             change = f"{decoder[f'{name}_before']:.3f}, now {decoder[name]:.3f}"

@@ -21,10 +21,11 @@ from synthcxr.diffusion import alpha_sigma
 from synthcxr.model.autoencoder import cosines
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
-__all__ = ["ChestUNet", "Gaussian", "ModelMixin", "build_scheduler"]
+__all__ = ["ChestUNet", "Gaussian", "ModelMixin", "after", "build_scheduler"]
 
 TIMESTEPS = 1000
 NOISE_OVER_SIGNAL = (0.03, 60.0)
+AlphaSigma = tuple[torch.Tensor, torch.Tensor]
 DIRECTIONS = 128  # of the covariance that are kept as they are, at most half of all
 
 
@@ -96,12 +97,38 @@ class Gaussian(nn.Module):
             seen: (b, channels, side, side) noisy latents, float32.
             alpha, sigma: (b or 1, 1, 1, 1).
         """
+        told = self._each_direction(
+            seen - alpha * self.mean, _gain(self.loudness.square(), alpha.flatten(1), sigma.flatten(1)),
+            _gain(self.spectrum.square(), alpha, sigma),
+        )  # fmt: skip
+        return told - sigma * self.mean
+
+    def secant(self, seen: torch.Tensor, now: AlphaSigma, then: AlphaSigma) -> torch.Tensor:
+        """The v that leads a DDIM step from x_t to where x_t flows, where there is nothing but the Gaussian.
+
+        Along the probability flow a direction of deviation s grows as its marginal does: x_t' = sqrt((alpha'^2 s^2 +
+        sigma'^2) / (alpha^2 s^2 + sigma^2)) x_t, exactly and over any distance (Wang and Vastola 2024, eq. 9). DDIM
+        goes to x_t' = (alpha' alpha + sigma' sigma) x_t + (sigma' alpha - alpha' sigma) v. As t' nears t, this is `v`.
+
+        Args:
+            seen: as in `v`.
+            now, then: alpha and sigma at t and t', each (b or 1, 1, 1, 1).
+        """
+        (alpha, sigma), (alpha_then, sigma_then) = now, then
+        turn, along = sigma_then * alpha - alpha_then * sigma, alpha_then * alpha + sigma_then * sigma
+
+        def gain(variance: torch.Tensor, *shaped: torch.Tensor) -> torch.Tensor:
+            a, s, a_then, s_then, turned, kept = shaped
+            grown = (a_then.square() * variance + s_then.square()) / (a.square() * variance + s.square())
+            return (grown.sqrt() - kept) / turned
+
+        shaped = (alpha, sigma, alpha_then, sigma_then, turn, along)
         centred = seen - alpha * self.mean
-        flat, along = centred.flatten(1), centred.flatten(1) @ self.directions.T
-        rest = self._cosines((flat - along @ self.directions).view_as(seen))
-        gain_along = _gain(self.loudness.square(), alpha.flatten(1), sigma.flatten(1))
-        told = self._cosines(_gain(self.spectrum.square(), alpha, sigma) * rest, back=True)
-        return told + ((gain_along * along) @ self.directions).view_as(seen) - sigma * self.mean
+        told = self._each_direction(
+            centred, gain(self.loudness.square(), *(part.flatten(1) for part in shaped)),
+            gain(self.spectrum.square(), *shaped),
+        )  # fmt: skip
+        return told + (alpha_then - along * alpha) / turn * self.mean
 
     def alone(
         self, seen: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
@@ -128,11 +155,24 @@ class Gaussian(nn.Module):
         """How much of each direction lies in each channel, a position's part of it, (k, channels)."""
         return self.directions.view(-1, *self.mean.shape).square().mean(dim=(2, 3))
 
+    def _each_direction(self, centred: torch.Tensor, leading: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+        """Centred latents with the leading directions (b, k) and the cosine coefficients of the rest multiplied."""
+        flat, along = centred.flatten(1), centred.flatten(1) @ self.directions.T
+        left = self._cosines((flat - along @ self.directions).view_as(centred))
+        return self._cosines(rest * left, back=True) + ((leading * along) @ self.directions).view_as(centred)
+
     def _cosines(self, latents_bchw: torch.Tensor, back: bool = False) -> torch.Tensor:
         """The orthonormal cosine transform of type II over both sides, or its inverse."""
         matrix = cosines(latents_bchw.shape[-1]).to(latents_bchw)
         matrix = matrix.T if back else matrix
         return matrix @ latents_bchw @ matrix.T
+
+
+def after(t_b: torch.Tensor, stride: int) -> AlphaSigma:
+    """alpha and sigma one DDIM step later, each (b, 1, 1, 1): the clean image beyond the last."""
+    squared = torch.cat([_alphas_cumprod(), torch.ones(1)])[torch.where(t_b >= stride, t_b - stride, TIMESTEPS)]
+    squared = squared.view(-1, 1, 1, 1)
+    return squared.sqrt(), (1 - squared).sqrt()
 
 
 def _gain(variance: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -145,7 +185,11 @@ class ChestUNet(UNet2DConditionModel):
 
     Attributes:
         gaussian: what is known of clean latents; to be fitted before training.
+        few_steps: None, or in how many DDIM steps over the whole schedule this copy draws. It then tells v of a whole
+            step (see `Gaussian.secant`) and is asked at the timesteps of those steps alone.
     """
+
+    few_steps: int | None = None
 
     @functools.wraps(UNet2DConditionModel.__init__)  # the parent's signature too, which its config is made from
     def __init__(self, *args: Any, **settings: Any):
@@ -169,9 +213,14 @@ class ChestUNet(UNet2DConditionModel):
         with torch.autocast(sample.device.type, enabled=False):
             seen = sample.float()
             scaled, alone, left = self.gaussian.alone(seen, alpha, sigma)
-            linear = self.gaussian.v(seen, alpha, sigma)
-            clean = (alpha * seen - sigma * linear - self.gaussian.mean) / self.gaussian.power.sqrt().view(-1, 1, 1)
-            given = torch.cat([scaled, clean, (linear - alone) / left], dim=1).to(sample.dtype)
+            if self.few_steps:
+                then = tuple(part.to(sample.device) for part in after(t_b, TIMESTEPS // self.few_steps))
+                linear = self.gaussian.secant(seen, (alpha, sigma), then)
+                known = self.gaussian.v(seen, alpha, sigma)
+            else:
+                linear = known = self.gaussian.v(seen, alpha, sigma)
+            clean = (alpha * seen - sigma * known - self.gaussian.mean) / self.gaussian.power.sqrt().view(-1, 1, 1)
+            given = torch.cat([scaled, clean, (known - alone) / left], dim=1).to(sample.dtype)
         told = super().forward(given, timestep, *args, return_dict=False, **conditions)
         v = (linear + left * told[0]).to(sample.dtype)
         return UNet2DConditionOutput(sample=v) if return_dict else (v,)

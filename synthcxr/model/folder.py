@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from synthcxr.errors import ModelError, shown
 from synthcxr.files import atomic_path, hash_files, sha256_file, write_text
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.bases import base_of
+from synthcxr.model.few_step import FOLDER as FEW_STEP
+from synthcxr.model.few_step import few_step_pipeline
 from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.vocabulary import Finding
 
@@ -42,8 +45,8 @@ class ModelInfo(Config):
 
     `words` are those its training prompts held, `findings` how many training images showed each finding (None:
     unknown, as for stock checkpoints). `data_hash` is of the training images, `data_licences` are theirs, `licence` is
-    that of the weights. `sampler` is how its pictures are drawn by default. `audit` is the result of the privacy
-    audit, None until there was one.
+    that of the weights. `sampler` is how its pictures are drawn by default, `few_steps` how many steps its few-step
+    mode takes (None: it has none). `audit` is the result of the privacy audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -55,6 +58,7 @@ class ModelInfo(Config):
     findings: dict[Finding, int] | None = None
     data_hash: str | None = None
     sampler: SamplerSettings = USUAL
+    few_steps: int | None = None
     licence: str | None = None
     data_licences: tuple[str, ...] | None = None
     audit: AuditRecord | None = None
@@ -62,11 +66,17 @@ class ModelInfo(Config):
 
 @dataclass(frozen=True)
 class Model:
-    """A pipeline ready to run, what is known of it, and the hash of its files."""
+    """A pipeline ready to run, what is known of it, the hash of its files, and where they are (None: unsaved)."""
 
     pipeline: DiffusionPipeline
     info: ModelInfo
     hash: str
+    folder: Path | None = None
+
+    @cached_property
+    def few_step(self) -> DiffusionPipeline:
+        """The pipeline of the few-step mode, made when it's first asked for; see model.few_step."""
+        return few_step_pipeline(self.pipeline, self.folder / FEW_STEP, self.info.few_steps)
 
     @property
     def audited(self) -> bool:
@@ -76,7 +86,7 @@ class Model:
 
 def save_model(
     model: Model, folder: Path, card: str, half: bool = True, classifier: Path | None = None,
-    contrastive: Path | None = None, shard_size: str = SHARD_SIZE,
+    contrastive: Path | None = None, few_step: Path | None = None, shard_size: str = SHARD_SIZE,
 ) -> str:  # fmt: skip
     """Write a MODEL folder, whole or not at all, in place of an older one; returns its hash.
 
@@ -85,6 +95,7 @@ def save_model(
         half: weights as float16, which halves them at no visible cost.
         classifier: folder of a classifier to go with it (see model.classifier).
         contrastive: folder of an image-text model that reads this classifier (see model.contrastive).
+        few_step: folder of the adapter of its few-step mode (see model.few_step).
         shard_size: of the largest file of weights; beyond it they are split.
     """
     folder = Path(folder)
@@ -94,7 +105,7 @@ def save_model(
     with atomic_path(new) as temporary:
         with _as_half(model.pipeline) if half else nullcontext():
             model.pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=shard_size)
-        for part, name in ((classifier, CLASSIFIER), (contrastive, CONTRASTIVE)):
+        for part, name in ((classifier, CLASSIFIER), (contrastive, CONTRASTIVE), (few_step, FEW_STEP)):
             if part:
                 shutil.copytree(part, temporary / name)
         _tidy_configs(temporary)
@@ -165,7 +176,7 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     name = folder.name if folder == Path(source or EMBEDDED) else str(source)
-    return Model(pipeline, _info(folder, pipeline, name), hash_of(folder))
+    return Model(pipeline, _info(folder, pipeline, name), hash_of(folder), folder)
 
 
 def hash_of(folder: Path) -> str:

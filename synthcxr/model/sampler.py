@@ -9,7 +9,7 @@ from pydantic import Field
 from synthcxr.config import Config
 from synthcxr.errors import ModelError
 
-SamplerName = Literal["dpm++", "sde-dpm++", "ddim"]
+SamplerName = Literal["dpm++", "sde-dpm++", "ddim", "few-step"]
 
 
 class SamplerSettings(Config):
@@ -18,7 +18,8 @@ class SamplerSettings(Config):
     `dpm++` is the second-order multistep solver of Lu et al. 2022 (DPM-Solver++), `ddim` that of Song et al. 2021
     without noise; both are deterministic once the initial noise is drawn. `sde-dpm++` is the former with fresh noise
     in each step, which comes from the picture's seed too: it wants more steps, and what the model got wrong in one of
-    them it may mend in the next.
+    them it may mend in the next. `few-step` is the mode of models that learned one (model.few_step): DDIM through their
+    adapter, in a number of steps that is theirs, without guidance.
     """
 
     sampler: SamplerName | None = None
@@ -41,6 +42,25 @@ class SamplerSettings(Config):
         """These settings, and where they say nothing, the others."""
         return others.model_copy(update=self.model_dump(exclude_none=True))
 
+    def settled(self, others: "SamplerSettings", few_steps: int | None) -> "SamplerSettings":
+        """All of them, of a model whose own settings are `others` and whose few-step mode takes `few_steps`.
+
+        Raises:
+            ModelError: the few-step mode of a model that has none, or in another number of steps.
+        """
+        settings = self.over(others)
+        if settings.sampler != "few-step":
+            return settings
+        if few_steps is None:
+            raise ModelError(
+                "settings.sampler = 'few-step' needs a model that learned it (distillation.steps); give dpm++"
+            )
+        if self.steps not in (None, few_steps):
+            raise ModelError(
+                f"settings.steps = {self.steps}: sampler 'few-step' of this model takes {few_steps}; leave it out"
+            )
+        return settings.model_copy(update={"steps": few_steps, "guidance": 1.0, "guided": 0.0, "rescale": 0.0})
+
 
 # Of models that say nothing of themselves, as stock checkpoints.
 USUAL = SamplerSettings(sampler="dpm++", steps=25, guidance=4.0, guided=1.0, rescale=0.0)
@@ -54,9 +74,9 @@ def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin
     """
     if not hasattr(schedule, "betas"):
         raise ModelError(f"sampler {name!r} doesn't run on the schedule of this model ({type(schedule).__name__})")
-    if name == "ddim":
+    if name in ("ddim", "few-step"):
         if schedule.config.get("prediction_type") == "flow_prediction":
-            raise ModelError("sampler 'ddim' doesn't draw from a model that tells flow; give dpm++ or sde-dpm++")
+            raise ModelError(f"sampler {name!r} doesn't draw from a model that tells flow; give dpm++ or sde-dpm++")
         return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=True)
     algorithm = "sde-dpmsolver++" if name == "sde-dpm++" else "dpmsolver++"
     return DPMSolverMultistepScheduler.from_config(

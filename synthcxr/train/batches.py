@@ -37,15 +37,14 @@ def batch_items(items: np.ndarray, seed: int, step: int, batch_size: int) -> np.
     return np.array([items[_epoch_order(count, seed, int(p) // count)[p % count]] for p in positions])
 
 
-def training_prompt(
+def training_condition(
     condition: Condition,
-    template: str,
     rng: np.random.Generator,
     caption_dropout: float = 0.0,
     part_dropout: float = 0.0,
     negatives: float = 0.0,
-) -> str:
-    """The prompt of one image in one step: canonical, with parts left unsaid at random.
+) -> Condition:
+    """What is said of one image in one step: parts are left unsaid at random, or all of it.
 
     A labelled image may also be said not to have one or two of the findings that its labels leave out, so that
     the model learns the word "no". Images without any label (of unknown findings) never are.
@@ -55,11 +54,11 @@ def training_prompt(
     others = [finding for finding in NEGATABLE if finding not in condition.findings]
     absent = rng.permutation(len(others))[:count]
     if drop < caption_dropout:
-        return ""
+        return Condition()
     findings = dict(condition.findings)
     if negate and findings:
         findings |= {others[index]: FindingState(state="absent") for index in absent}
-    said = Condition(
+    return Condition(
         age=condition.age if keep[0] else None,
         sex=condition.sex if keep[1] else None,
         view=condition.view if keep[2] else None,
@@ -67,7 +66,11 @@ def training_prompt(
         race=condition.race,
         text=condition.text,
     )
-    return to_prompt(said, template)
+
+
+def training_prompt(condition: Condition, template: str, rng: np.random.Generator, *rates: float) -> str:
+    """`training_condition` as the canonical prompt; "" where nothing is said."""
+    return to_prompt(training_condition(condition, rng, *rates), template)
 
 
 def share(batch: Sequence | np.ndarray, rank: int, processes: int) -> Sequence | np.ndarray:

@@ -1,4 +1,4 @@
-"""Stage 3: the classifier that reads findings, sex, view and age; it judges, and screens, what is generated."""
+"""Stage 4: the classifier that reads findings, sex, view and age; it judges, and screens, what is generated."""
 
 import numpy as np
 import torch

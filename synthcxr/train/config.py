@@ -10,6 +10,7 @@ from synthcxr.config import Config
 from synthcxr.model.classifier import ClassifierShape
 from synthcxr.model.contrastive import ContrastiveShape
 from synthcxr.model.embedded import AutoencoderShape, DenoiserShape
+from synthcxr.model.sampler import SamplerSettings
 
 
 class StageConfig(Config):
@@ -69,6 +70,30 @@ class DenoiserConfig(StageConfig):
     sample_guidance: float = Field(2.0, ge=1)
 
 
+class DistillationConfig(StageConfig):
+    """Stage 3, an adapter that draws in a few steps what the model of stage 2 draws in many; left out by default."""
+
+    steps: int = Field(0, ge=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup: int = Field(50, ge=0)
+    decay: float = Field(0.5, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    validate_every: int = Field(200, ge=1)
+    validation_images: int = Field(128, ge=1)
+    evaluations: int = Field(4, ge=1, description="of the network, that a picture takes afterwards")
+    teacher: SamplerSettings = Field(
+        SamplerSettings(), description="how the pictures it learns from are drawn; what isn't given is as the model's "
+        "own; a deterministic sampler, in a multiple of the evaluations",
+    )  # fmt: skip
+    pictures: int = Field(3000, ge=1, description="that are drawn to learn from")
+    rank: int = Field(10, ge=1, description="of the adapter beside each layer")
+    part_dropout: float = Field(0.1, ge=0, le=1, description="how often age, sex, view or findings go unsaid")
+    negatives: float = Field(
+        0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding'
+    )
+
+
 class JudgeConfig(StageConfig):
     """What the stages share that train judges of pictures: short, left out by default, validated on all images."""
 
@@ -80,7 +105,7 @@ class JudgeConfig(StageConfig):
 
 
 class ClassifierConfig(JudgeConfig):
-    """Stage 3, on all images, shrunk; it judges and screens what is generated."""
+    """Stage 4, on all images, shrunk; it judges and screens what is generated."""
 
     batch_size: int = Field(64, ge=1)
     weight_decay: float = Field(0.05, ge=0)
@@ -88,7 +113,7 @@ class ClassifierConfig(JudgeConfig):
 
 
 class ContrastiveConfig(JudgeConfig):
-    """Stage 4, on the classifier's features of all images; it tells whether a picture fits its words."""
+    """Stage 5, on the classifier's features of all images; it tells whether a picture fits its words."""
 
     batch_size: int = Field(128, ge=2)
     weight_decay: float = Field(0.1, ge=0)
@@ -190,6 +215,7 @@ class TrainConfig(Config):
     base: BaseConfig | None = Field(None, description="an open model to retrain; None: the embedded architecture")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
+    distillation: DistillationConfig = DistillationConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
 
@@ -197,6 +223,7 @@ class TrainConfig(Config):
     def _one_architecture(self) -> "TrainConfig":
         if self.base and self.start:
             raise ValueError("start is for the embedded architecture; a base goes on from base.model")
-        if self.base and self.classifier.steps:
-            raise ValueError("classifier.steps is for the embedded architecture; leave it out with a base")
+        for stage in ("distillation", "classifier"):
+            if self.base and getattr(self, stage).steps:
+                raise ValueError(f"{stage}.steps is for the embedded architecture; leave it out with a base")
         return self

@@ -84,7 +84,7 @@ class DenoiserStage:
         self.module = DenoiserModule(unet.to(memory_format=torch.channels_last), text_encoder)
         rng = np.random.default_rng(config.seed)
         self.checked = rng.permutation(len(validation.records))[: self.settings.validation_images]
-        tag = _encoder_hash(autoencoder)
+        tag = hash_of_weights(autoencoder.linear_encoder)  # which alone decides the latents
         self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
         self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
         if not start:
@@ -203,10 +203,10 @@ def _shown(conditions: Sequence[Condition]) -> dict[Finding, int]:
     return {finding: count for finding, count in sorted(Counter(present).items())}
 
 
-def _encoder_hash(autoencoder: ChestAutoencoder) -> str:
-    """sha256 of what decides the latents."""
+def hash_of_weights(module: nn.Module) -> str:
+    """sha256 of a module's weights, in float32."""
     digest = sha256()
-    for tensor in autoencoder.linear_encoder.state_dict().values():
+    for tensor in module.state_dict().values():
         digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

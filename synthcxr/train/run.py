@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from synthcxr.errors import ModelError, shown
 from synthcxr.files import atomic_path, write_json
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, Model, load_model, resolve, save_model
+from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, FEW_STEP, Model, load_model, resolve, save_model
 from synthcxr.runs import Run
 from synthcxr.train import base_run
 from synthcxr.train.autoencoder import AutoencoderStage
@@ -23,11 +24,13 @@ from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
+from synthcxr.train.distillation import DistillationStage
 from synthcxr.train.loop import Trainer
 from synthcxr.train.machine import accelerator_of, hours, processors
 
 log = logging.getLogger(__name__)
-PARTS = ("autoencoder", "denoiser", "classifier", "contrastive")
+TrainedPart = AutoencoderStage | DistillationStage | ClassifierStage | ContrastiveStage
+PARTS = ("autoencoder", "denoiser", "distillation", "classifier", "contrastive")
 MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
@@ -69,10 +72,14 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     with accelerator.main_process_first():
         stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
     Trainer(stage, accelerator, folder).fit()
+    few_step = _few_step(config, train, validation, accelerator, folder, stage.model(stage.module))
     classifier = _classifier(config, train, validation, accelerator, folder)
     contrastive = _contrastive(config, train, validation, accelerator, folder, classifier)
     if accelerator.is_main_process:
         model = stage.model(stage.module)
+        if few_step:
+            steps = config.distillation.evaluations if config.distillation.steps else start.info.few_steps
+            model = replace(model, info=model.info.model_copy(update={"few_steps": steps}))
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
         for name in PARTS:
             if (file := folder.folder / name / "result.json").exists():
@@ -81,7 +88,8 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         before = f"{start.info.name}, sha256 `{start.hash}`" if start else None
         training = Training(config.licence, hours(folder), processors(accelerator), samples, measured, before)
         card = model_card(model.info, train.records, validation.records, training)
-        saved = save_model(model, config.output / "model", card, classifier=classifier, contrastive=contrastive)
+        parts = {"classifier": classifier, "contrastive": contrastive, "few_step": few_step}
+        saved = save_model(model, config.output / "model", card, **parts)
         folder.finish({**measured, "model_hash": saved})
     accelerator.wait_for_everyone()
     accelerator.end_training()  # last: without the process group there is no waiting
@@ -102,6 +110,20 @@ def _autoencoder(
         gc.collect()
     autoencoder = ChestAutoencoder.from_pretrained(path, use_safetensors=True)
     return autoencoder.requires_grad_(False).eval().to(accelerator.device)
+
+
+def _few_step(
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run, model: Model
+) -> Path | None:
+    """The folder of the adapter that this run trained, or of that of a model whose denoiser it left as it was."""
+    path = folder.folder / "distillation" / "model"
+    if config.distillation.steps and not path.exists():
+        with accelerator.main_process_first():
+            stage = DistillationStage(config, train, validation, model, config.output / "cache")
+        _train_part(stage, accelerator, folder, path, half=True)
+    if not path.exists() and config.start and not config.denoiser.steps:
+        path = resolve(config.start) / FEW_STEP
+    return path if path.exists() else None
 
 
 def _classifier(
@@ -132,7 +154,7 @@ def _contrastive(
 
 
 def _train_part(
-    stage: AutoencoderStage | ClassifierStage | ContrastiveStage, accelerator: Accelerator, folder: Run, path: Path,
+    stage: TrainedPart, accelerator: Accelerator, folder: Run, path: Path,
     half: bool = False, tokenizer: CLIPTokenizer | None = None,
 ) -> None:  # fmt: skip
     """Train a part that has a folder of its own: there, and beside it what its last validation gave."""

@@ -1,0 +1,207 @@
+"""Stage 3: an adapter that does in one step what the model does in several guided ones.
+
+Progressive distillation (Salimans and Ho 2022) in one go: in one DDIM step the student is to come from where the
+teacher was to where it was several steps later. The teacher is the model of stage 2 at its own settings, guidance and
+all (Meng et al. 2023), whose way from noise to picture is recorded once; the student is its denoiser with adapters (Hu
+et al. 2022).
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from tqdm import tqdm
+
+from synthcxr.conditions import Condition, to_prompt
+from synthcxr.data.corpus import Corpus
+from synthcxr.diffusion import alpha_sigma, image_noise
+from synthcxr.errors import RunError
+from synthcxr.files import atomic_path
+from synthcxr.generate import Generator, Request
+from synthcxr.images import contact_sheet, from_float
+from synthcxr.model.denoiser import TIMESTEPS, after, build_scheduler
+from synthcxr.model.folder import Model
+from synthcxr.model.sampler import SamplerSettings
+from synthcxr.runs import derive_seed
+from synthcxr.train.batches import batch_items, share, step_rng, training_condition
+from synthcxr.train.config import TrainConfig
+from synthcxr.train.denoiser import DenoiserModule, hash_of_weights
+from synthcxr.train.lora import Adapters
+
+# All that carries a picture through the UNet: attention, feed-forward, convolutions, and how time acts on them.
+ADAPTED = (
+    "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "time_emb_proj",
+    "conv1", "conv2", "conv", "conv_shortcut", "conv_in", "conv_out",
+)  # fmt: skip
+DRAWN_AT_ONCE = 16
+
+
+class DistillationStage:
+    """What the loop asks of a stage; see loop.Stage."""
+
+    name = "distillation"
+
+    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, teacher: Model, cache: Path):
+        self.config, self.settings, self.teacher = config, config.distillation, teacher
+        self.drawn = _deterministic(self.settings.teacher.over(teacher.info.sampler), self.settings.evaluations)
+        self.conditions = self._conditions(train)
+        self.checked_conditions = [record.condition for record in validation.records[: self.settings.validation_images]]
+        self.ways = self._recorded(cache, "train", self.conditions)
+        self.checked_ways = self._recorded(cache, "validation", self.checked_conditions)
+        student = copy.deepcopy(teacher.pipeline.unet)
+        torch.manual_seed(derive_seed(config.seed, "adapters of distillation"))
+        rank = self.settings.rank
+        wanted = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(ADAPTED))
+        text_encoder = teacher.pipeline.text_encoder_2
+        self.module = DenoiserModule(student.requires_grad_(False), text_encoder.requires_grad_(False))
+        inject_adapter_in_model(wanted, student)
+        student.few_steps = self.settings.evaluations
+        stride = TIMESTEPS // self.settings.evaluations
+        self.timesteps = torch.arange(TIMESTEPS - 1, -1, -stride)[: self.settings.evaluations]
+        now = alpha_sigma(build_scheduler().alphas_cumprod, self.timesteps)
+        then = after(self.timesteps, stride)
+        self.kept = then[0] * now[0] + then[1] * now[1]
+        self.turned = then[1] * now[0] - then[0] * now[1]
+
+    def _conditions(self, train: Corpus) -> list[Condition]:
+        """What the teacher's pictures show: what training images do, findings more often, with parts unsaid."""
+        repeats = np.repeat(train.ill, self.config.finding_repeats - 1)
+        items = np.concatenate([np.arange(len(train.records)), repeats])
+        rng, settings = step_rng(self.config.seed, "distillation pictures", 0), self.settings
+        return [
+            training_condition(train.records[index].condition, rng, 0.0, settings.part_dropout, settings.negatives)
+            for index in np.resize(rng.permutation(items), settings.pictures)
+        ]
+
+    def _recorded(self, cache: Path, part: str, conditions: Sequence[Condition]) -> np.ndarray:
+        """The teacher's latents where a step of the student begins or ends, float16 (n, evaluations + 1, c, h, w)."""
+        said = [to_prompt(condition, self.teacher.info.template) for condition in conditions]
+        told = [self.drawn.model_dump_json(), self.settings.evaluations, *said]
+        told += [hash_of_weights(getattr(self.teacher.pipeline, name)) for name in ("unet", "text_encoder_2")]
+        path = cache / f"ways-{derive_seed(self.config.seed, f'{part}/{told}'):016x}.npy"
+        if not path.exists():
+            requests = [
+                Request(condition=condition, seed=derive_seed(self.config.seed, f"distillation/{part}/{number}"))
+                for number, condition in enumerate(conditions)
+            ]
+            with atomic_path(path) as temporary:
+                self._record(temporary, requests)
+        return np.load(path, mmap_mode="r")
+
+    def _record(self, path: Path, requests: list[Request]) -> None:
+        unet, stride = self.teacher.pipeline.unet.config, self.drawn.steps // self.settings.evaluations
+        latent = (unet.in_channels, unet.sample_size, unet.sample_size)
+        shape = (len(requests), self.settings.evaluations + 1, *latent)
+        ways = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        generator = Generator(self.teacher, self.drawn, batch_size=DRAWN_AT_ONCE)
+        for start in tqdm(range(0, len(requests), DRAWN_AT_ONCE), "the teacher's pictures"):
+            batch = requests[start : start + DRAWN_AT_ONCE]
+            rows = ways[start : start + len(batch)]
+            rows[:, 0] = image_noise([request.seed for request in batch], latent).numpy()
+
+            def observe(step: int, latents: torch.Tensor, rows: np.ndarray = rows) -> None:
+                if step % stride == 0:
+                    rows[:, step // stride] = latents.float().cpu().numpy()
+
+            list(generator(batch, progress=False, observe=observe))
+        ways.flush()
+
+    def sample_ids(self, step: int) -> list[str]:
+        """What the pictures of a step show, for error messages."""
+        return [to_prompt(self.conditions[index], self.teacher.info.template) for index in self._items(step)]
+
+    def _items(self, step: int) -> np.ndarray:
+        return batch_items(np.arange(len(self.ways)), self.config.seed, step, self.settings.batch_size)
+
+    def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
+        """Mean squared error of v of whole steps, over this process's part of the batch: each step as often."""
+        own = share(self._items(step), rank, processes)
+        places = np.arange(self.settings.batch_size) % self.settings.evaluations
+        places = share(step_rng(self.config.seed, "distillation", step).permutation(places), rank, processes)
+        ways = np.stack([self.ways[item, place : place + 2] for item, place in zip(own, places, strict=True)])
+        conditions = [self.conditions[item] for item in own]
+        return self._errors(module, ways, torch.from_numpy(places), conditions, device).mean()
+
+    def _errors(
+        self, module: nn.Module, ways: np.ndarray, places: torch.Tensor, conditions: Sequence[Condition],
+        device: torch.device,
+    ) -> torch.Tensor:  # fmt: skip
+        """Mean squared error of v, (b,), of the student's steps `places`, from ways[:, 0] to ways[:, 1]."""
+        begin, end = torch.from_numpy(ways.astype(np.float32)).to(device).unbind(1)
+        kept, turned = (part[places].to(device) for part in (self.kept, self.turned))
+        told = self._told(module, begin, places, conditions)
+        return (told - (end - kept * begin) / turned).square().mean(dim=(1, 2, 3))
+
+    def _told(
+        self, module: nn.Module, seen: torch.Tensor, places: torch.Tensor, conditions: Sequence[Condition]
+    ) -> torch.Tensor:
+        """v of whole steps, float32, by the student."""
+        prompts = [to_prompt(condition, self.teacher.info.template) for condition in conditions]
+        tokens = self.teacher.pipeline.tokenizer_2(
+            prompts, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        size = float(self.teacher.info.resolution)
+        sizes = torch.tensor([[size, size, 0, 0, size, size]]).repeat(len(prompts), 1)
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        times = self.timesteps[places].to(seen.device)
+        return module(seen, times, tokens.to(seen.device), sizes.to(seen.device)).float()
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """On prompts of held-out patients: mean squared error of v, and of the latents at the end of all steps."""
+        errors, ends = [], []
+        for rows in np.array_split(np.arange(len(self.checked_ways)), max(1, len(self.checked_ways) // 32)):
+            conditions, ways = [self.checked_conditions[row] for row in rows], self.checked_ways[rows]
+            for place in range(self.settings.evaluations):
+                places = torch.full((len(rows),), place)
+                errors += self._errors(module, ways[:, place : place + 2], places, conditions, device).tolist()
+            end = torch.from_numpy(ways[:, -1].astype(np.float32))
+            ends += (self._walk(module, ways[:, 0], conditions, device).cpu() - end).square().mean((1, 2, 3)).tolist()
+        return {"mse": float(np.mean(errors)), "latents_mse": float(np.mean(ends)), "images": float(len(ends))}
+
+    @torch.no_grad()
+    def _walk(
+        self, module: nn.Module, noise: np.ndarray, conditions: Sequence[Condition], device: torch.device
+    ) -> torch.Tensor:
+        """The student's latents at the end of all its steps."""
+        seen = torch.from_numpy(noise.astype(np.float32)).to(device)
+        for place in range(self.settings.evaluations):
+            told = self._told(module, seen, torch.full((len(seen),), place), conditions)
+            seen = self.kept[place].to(device) * seen + self.turned[place].to(device) * told
+        return seen
+
+    @torch.no_grad()
+    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
+        """The first held-out prompts: a row by the teacher, a row by the student, and so on."""
+        count, shown = min(16, len(self.checked_ways)), []
+        teacher = torch.from_numpy(self.checked_ways[:count, -1].astype(np.float32)).to(device)
+        student = self._walk(module, self.checked_ways[:count, 0], self.checked_conditions[:count], device)
+        vae = self.teacher.pipeline.vae
+        for latents in (teacher[:8], student[:8], teacher[8:], student[8:]):
+            if len(latents):
+                pixels = vae.decode(latents / vae.config.scaling_factor).sample
+                shown += list(from_float(pixels.float().mean(dim=1).clamp(-1, 1).cpu().numpy()))
+        return contact_sheet(shown, columns=min(8, count))
+
+    def finish(self, device: torch.device) -> Adapters:
+        """The adapters; call with the EMA weights in place."""
+        return Adapters(self.teacher.pipeline, {"unet": self.module.unet})
+
+
+def _deterministic(settings: SamplerSettings, evaluations: int) -> SamplerSettings:
+    """The teacher's settings, if they can be learned from."""
+    if settings.sampler not in ("dpm++", "ddim"):
+        raise RunError(
+            f"distillation.teacher.sampler = {settings.sampler!r} must be deterministic, or no step could be learned; "
+            "give dpm++ or ddim"
+        )
+    if settings.steps % evaluations or TIMESTEPS % evaluations:
+        raise RunError(
+            f"distillation.teacher.steps = {settings.steps} and {TIMESTEPS} must be multiples of "
+            f"distillation.evaluations = {evaluations}"
+        )
+    return settings
