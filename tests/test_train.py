@@ -247,11 +247,20 @@ def test_a_run_made_longer_in_time_equals_one_that_was_as_long_from_the_start(st
 
 
 def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
-    start = straight.path / "run" / "model"
-    stages = {"denoiser": {**COMMON, **DENOISER, "steps": 0}, "classifier": {"steps": 0}, "contrastive": {"steps": 0}}
+    start = shutil.copytree(straight.path / "run" / "model", tmp_path / "tuned")
+    said = json.loads((start / "synthcxr.json").read_text())
+    said["sampler"]["guidance"] = 1.5
+    (start / "synthcxr.json").write_text(json.dumps(said))
+    stages = {"denoiser": {**COMMON, **DENOISER, "steps": 0}}
+    stages |= {stage: {"steps": 0} for stage in ("distillation", "classifier", "contrastive")}
     run = set_up(tmp_path / "next", tiny_dataset, start=str(start), **stages)
     assert run.train() == 0, run.said
-    before, after = (load_model(folder).pipeline for folder in (start, run.path / "run" / "model"))
+    models = [load_model(folder) for folder in (start, run.path / "run" / "model")]
+    assert (
+        models[1].info.sampler == models[0].info.sampler and models[1].info.few_steps == models[0].info.few_steps == 2
+    )
+    assert_equal(*(model.few_step.unet for model in models))
+    before, after = (model.pipeline for model in models)
     assert after.tokenizer_2.get_vocab() == before.tokenizer_2.get_vocab()
     for part in ("unet", "text_encoder_2"):  # 0 steps
         assert_equal(getattr(before, part), getattr(after, part))

@@ -66,7 +66,9 @@ class DenoiserConfig(StageConfig):
     )
     min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; none: every timestep alike")
     variants: int = Field(2, ge=1, description="cached latents an image: itself, then augmentations")
-    sample_steps: int = Field(20, ge=1, description="of the sample sheets, and of the model until they are tuned")
+    sample_steps: int = Field(
+        20, ge=1, description="of the sample sheets, and of the model until they are tuned; with steps=0, start's own"
+    )
     sample_guidance: float = Field(2.0, ge=1)
 
 

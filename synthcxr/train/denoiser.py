@@ -70,6 +70,9 @@ class DenoiserStage:
     ):  # fmt: skip
         self.config, self.settings = config, config.denoiser
         self.train, self.validation, self.autoencoder = train, validation, autoencoder
+        drawn = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance).over(USUAL)
+        # Weights that stay as they are stay drawn from as they were tuned.
+        self.sampler = start.info.sampler if start and not self.settings.steps else drawn
         repeats = [np.repeat(train.sharp, config.sharp_repeats - 1), np.repeat(train.ill, config.finding_repeats - 1)]
         self.items = np.concatenate([np.arange(len(train.records)), *repeats])
         self.scheduler = build_scheduler()
@@ -178,7 +181,6 @@ class DenoiserStage:
         if self.settings.negatives:
             absent = {finding: FindingState(state="absent") for finding in NEGATABLE}
             prompts.append(to_prompt(Condition(findings=absent), self.settings.template))
-        drawn = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance)
         info = ModelInfo(
             name=self.config.name,
             template=self.settings.template,
@@ -188,7 +190,7 @@ class DenoiserStage:
             data_hash=self.train.hash,
             licence=self.config.licence,
             data_licences=tuple(sorted({record.licence for record in self.train.records})),
-            sampler=drawn.over(USUAL),
+            sampler=self.sampler,
         )
         return Model(pipeline=pipeline, info=info, hash="unsaved")
 
