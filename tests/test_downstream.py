@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetForImageClassification
+from downstream_drawn import HEART, WATER, config_for, contents, write
 
-from synthcxr.conditions import Condition
 from synthcxr.config import dump_config
-from synthcxr.data.writer import DatasetWriter
 from synthcxr.downstream import worker
 from synthcxr.downstream.bench import Bench, open_bench
 from synthcxr.downstream.cell import Predictions, Told, cells_of, load_predictions
@@ -31,33 +29,6 @@ from synthcxr.downstream.verdict import verdict
 from synthcxr.downstream.worker import Worker
 from synthcxr.errors import ConfigError, DatasetError, RunError
 
-SIZE = 32
-HEART, WATER = "Cardiomegaly", "Pleural Effusion"
-
-
-def write(path: Path, origin: str, patients: int, seed: int) -> Path:
-    """Noise, with a bright square in the middle for a large heart and one at the bottom for water."""
-    rng = np.random.default_rng(seed)
-    said = {"model": "f" * 64} if origin == "synthetic" else {}
-    with DatasetWriter(path, origin=origin) as writer:
-        for number in range(patients):
-            split = "train" if origin == "synthetic" else ("train", "validate", "test", "test")[number % 4]
-            there = {name: rng.random() < 0.5 for name in (HEART, WATER)}
-            pixels = rng.normal(100, 20, (SIZE, SIZE))
-            pixels[12:20, 12:20] += 60 * there[HEART]
-            pixels[26:32, 4:28] += 60 * there[WATER]
-            findings = [name for name, present in there.items() if present] or ["No Finding"]
-            condition = Condition(
-                findings=findings, sex=("female", "male")[int(rng.integers(2))], age=50,
-                view=("PA", "AP")[int(rng.integers(2))],
-            )  # fmt: skip
-            writer.add(
-                np.clip(pixels, 0, 255).astype(np.uint8), id=f"{origin}-{number:04d}", patient=f"{origin}-{number:04d}",
-                study="s", split=split, source="drawn", licence="CC0", condition=condition, **said,
-                **({"seed": number, "prompt": "drawn"} if origin == "synthetic" else {}),
-            )  # fmt: skip
-    return path
-
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -66,22 +37,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "real", "real", 400, 0)
     write(folder / "synthetic", "synthetic", 100, 1)
     return folder
-
-
-def config_for(drawn: Path, output: Path, **fields: Any) -> DownstreamConfig:
-    plain = {
-        "real": [drawn / "real"], "synthetic": {"drawn": drawn / "synthetic"}, "output": output,
-        "cache": drawn / "cache", "size": SIZE, "fractions": [0.2, 1.0], "seeds": 2, "least": 20, "replicates": 100,
-        "resnet": {"channels": [8, 16], "depths": [1, 1]}, "engine": {"workers": 1},
-        "training": {"steps": 6, "batch_size": 8, "warmup": 1, "checks": 2},
-    }  # fmt: skip
-    return DownstreamConfig.model_validate(plain | fields)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All that an experiment leaves but the log and the config, which name the output and the time."""
-    files = [*(folder / "cells").iterdir(), *(folder / name for name in ("result.json", "report.html", "test.csv"))]
-    return {file.name: file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +55,8 @@ def test_all_arms_are_treated_alike(done: DownstreamConfig) -> None:
     assert {one.steps for one in told} == {6} and {one.seen_real + one.seen_synthetic for one in told} == {48}
     for seed in range(2):
         assert len({one.initial_weights for one in told if one.cell.seed == seed}) == 1
-    assert len({one.initial_weights for one in told}) == 2
+        assert len({one.augmentation for one in told if one.cell.seed == seed}) == 1
+    assert len({one.initial_weights for one in told}) == len({one.augmentation for one in told}) == 2
     seen = {one.cell.arm: (one.seen_real, one.seen_synthetic) for one in told}
     assert seen == {"real": (48, 0), "synthetic": (0, 48), "mixed": (24, 24), "pretrain": (24, 24)}
     patients = {one.cell.fraction: one.patients for one in told if one.cell.arm == "real"}
@@ -109,15 +65,27 @@ def test_all_arms_are_treated_alike(done: DownstreamConfig) -> None:
     assert result["protocol"]["steps"] == 6 and result["protocol"]["classifiers"] == 14
     report = (done.output / "report.html").read_text()
     assert "6 of 8 images, each classifier alike (checked)" in report and "<script" not in report
+    assert "the same draws for all arms of a seed (checked)" in report and told[0].augmentation[:12] in report
+    assert "the same for all arms of a seed (checked)" in report and told[0].initial_weights[:12] in report
 
 
-def test_other_treatment_of_an_arm_is_an_error(done: DownstreamConfig) -> None:
+@pytest.mark.parametrize(
+    ("field", "other", "said"),
+    [
+        ("steps", 7, "optimiser steps differ between classifiers .6, 7."),
+        ("batch_size", 16, "images a batch differ"),
+        ("initial_weights", "0" * 64, "initial weights of seed 0 differ"),
+        ("augmentation", "0" * 64, "augmentations of seed 0 differ"),
+        ("parameters", 1, "parameters differ"),
+    ],
+)
+def test_other_treatment_of_an_arm_is_an_error(done: DownstreamConfig, field: str, other: Any, said: str) -> None:
     bench, seeds = open_bench(done), predicted(done)
     favoured = seeds["mixed", 1.0, 1.0][0]
     seeds["mixed", 1.0, 1.0][0] = Predictions(
-        favoured.told.model_copy(update={"steps": 7}), favoured.validate, favoured.test
+        favoured.told.model_copy(update={field: other}), favoured.validate, favoured.test
     )
-    with pytest.raises(RunError, match="optimiser steps differ between classifiers .6, 7."):
+    with pytest.raises(RunError, match=said):
         Summary(done, bench, seeds).protocol()
 
 
@@ -200,8 +168,9 @@ def fabricated(config: DownstreamConfig, bench: Bench, strength: dict[str, float
             )
             told.append((1 / (1 + np.exp(-logits))).astype(np.float32))
         about = Told(
-            cell=cell, data=bench.hash, labels=bench.labels, initial_weights=str(cell.seed), parameters=1, steps=6,
-            batch_size=8, selected_step=6, checks={}, patients=1, images=1, synthetic=1, seen_real=1, seen_synthetic=1,
+            cell=cell, data=bench.hash, labels=bench.labels, initial_weights=str(cell.seed),
+            augmentation=str(cell.seed), parameters=1, steps=6, batch_size=8, selected_step=6, checks={}, patients=1,
+            images=1, synthetic=1, seen_real=1, seen_synthetic=1,
         )  # fmt: skip
         seeds.setdefault((cell.arm, cell.fraction, cell.multiple), []).append(Predictions(about, *told))
     return seeds
@@ -213,7 +182,8 @@ def test_a_planted_gain_is_found_and_nothing_else_is(drawn: Path, tmp_path: Path
     strength = {"real": 1.0, "synthetic": 0.0, "mixed": 3.0, "pretrain": 1.0}
     summary = Summary(config, bench, fabricated(config, bench, strength))
     comparisons, points = summary.comparisons(), summary.points()
-    told = verdict([arm.name for arm in config.arms], comparisons, points, summary.savings(), config.seeds)
+    told = verdict([arm.name for arm in config.arms], comparisons, points, summary.savings(), config.seeds, "all")
+    assert "learned from all real training patients, their labels included" in told[-1]
     of = {sentence.split(":")[0]: sentence for sentence in reversed(told) if "macro AUROC" in sentence}
     assert "a measurable gain in macro AUROC at 20% of the real patients" in of["mixed"]
     assert "it is worth at least 5 times" in of["mixed"]
@@ -243,20 +213,12 @@ def test_a_shortcut_shows_as_a_drop_in_the_test_without_it(drawn: Path, tmp_path
     assert value["real", DROP] == pytest.approx(0.4) and abs(value["mixed", DROP]) < 0.02
     cells = {(c.finding, c.confounder): c.right.value for c in summary.planted().cells if c.arm == "real"}
     assert cells == {(True, True): 1, (True, False): 0, (False, True): 0, (False, False): 1}
-    told = verdict(("real", "mixed"), summary.comparisons(), summary.points(), (), 2)
-    assert "mixed: a measurable gain in uncorrelated AUROC" in told[0] and "small run (2 seeds" in told[-1]
-
-
-def test_a_backbone_is_an_image_encoder_of_transformers(drawn: Path, tmp_path: Path) -> None:
-    own = ResNetConfig(num_channels=3, embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
-    ResNetForImageClassification(own).save_pretrained(tmp_path / "encoder")
-    said = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
-    (tmp_path / "encoder" / "preprocessor_config.json").write_text(json.dumps(said))
-    fields = {"seeds": 1, "fractions": [1.0], "arms": ["real"], "backbone": str(tmp_path / "encoder")}
-    config = config_for(drawn, tmp_path / "out", **fields)
-    result = run(config)
-    assert result.protocol.network == str(tmp_path / "encoder") and result.comparisons == ()
-    assert result.verdict[0].startswith("Nothing was compared")
+    told = verdict(("real", "mixed"), summary.comparisons(), summary.points(), (), 2, "none")
+    assert (
+        "learned from none" in told[-2]
+        and "mixed: a measurable gain in uncorrelated AUROC" in told[0]
+        and "small run (2 seeds" in told[-1]
+    )
 
 
 def test_groups_that_are_too_small_are_left_out_and_said(tmp_path: Path) -> None:

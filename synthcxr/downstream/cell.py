@@ -37,6 +37,7 @@ class Told(Config):
         data: hash of all images and labels of the experiment.
         labels: the columns of the predictions.
         initial_weights: their sha256; parameters: how many there are.
+        augmentation: sha256 of all that was drawn for it, in the order of steps and images.
         steps: of the optimiser, counted as they were done; selected_step is the one whose weights predict.
         checks: macro AUROC on validation patients by step.
         patients, images: real ones that were trained on; synthetic: images that were; seen_*: how often in all.
@@ -46,6 +47,7 @@ class Told(Config):
     data: str
     labels: tuple[str, ...]
     initial_weights: str
+    augmentation: str
     parameters: int
     steps: int
     batch_size: int

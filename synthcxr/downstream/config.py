@@ -83,6 +83,9 @@ class DownstreamConfig(Config):
 
     real: tuple[Path, ...] = Field(min_length=1, description="DATASETs with training, validation and test patients")
     synthetic: dict[str, Path] = Field(min_length=1, description="DATASETs that a model made, each under a name")
+    generator_saw: Literal["all", "none"] | None = Field(
+        None, description="which real training patients the generator learned from; the verdict says what that means"
+    )
     output: Path
     cache: Path = Field(Path("build/downstream-cache"), description="folder of pixels that were shrunk before")
     arms: tuple[Annotated[Arm, BeforeValidator(_as_arm)], ...] = (

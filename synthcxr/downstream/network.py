@@ -7,10 +7,21 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
-from transformers import AutoConfig, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from synthcxr.downstream.config import DownstreamConfig
 from synthcxr.errors import ModelError, shown
+from synthcxr.evaluation.features import pooled_output
 from synthcxr.model.folder import UNLOADABLE, resolve
 from synthcxr.runs import derive_seed
 
@@ -36,6 +47,30 @@ class Network(nn.Module):
             images_bchw = interpolate(images_bchw, (self.size, self.size), mode="bilinear", antialias=True)
         inputs = ((images_bchw + 1) / 2 - self.mean) / self.deviation
         return self.model(inputs.contiguous(memory_format=torch.channels_last)).logits.float()
+
+
+class Headed(nn.Module):
+    """An image encoder that transformers has no classifier for, and a fresh linear layer on its pooled output.
+
+    Args:
+        encoder: called with pixel_values (b, c, h, w).
+        size: pixels a side that it takes; one image is shown to it to learn how many numbers come out.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, labels: int, size: int) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        encoder.eval()
+        with torch.no_grad():
+            width = self._pooled(torch.zeros(1, getattr(encoder.config, "num_channels", 3), size, size)).shape[1]
+        self.head = nn.Linear(width, labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        """Logits (b, labels)."""
+        return ImageClassifierOutput(logits=self.head(self._pooled(pixel_values)))
+
+    def _pooled(self, images_bchw: torch.Tensor) -> torch.Tensor:
+        return pooled_output(self.encoder(pixel_values=images_bchw))
 
 
 def build_network(config: DownstreamConfig, labels: tuple[str, ...], seed: int) -> Network:
@@ -75,19 +110,30 @@ def _small(config: DownstreamConfig, labels: int) -> Network:
 def _backbone(config: DownstreamConfig, labels: int) -> Network:
     folder = resolve(config.backbone)
     try:
-        if config.pretrained:
-            model = AutoModelForImageClassification.from_pretrained(
-                folder, num_labels=labels, ignore_mismatched_sizes=True, dtype=torch.float32, use_safetensors=True,
-                local_files_only=True,
-            )  # fmt: skip
+        own = AutoConfig.from_pretrained(folder, num_labels=labels, local_files_only=True)
+        size = _size(own)
+        if type(own) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            model = _loaded(AutoModelForImageClassification, folder, own, config.pretrained)
         else:
-            own = AutoConfig.from_pretrained(folder, num_labels=labels, local_files_only=True)
-            model = AutoModelForImageClassification.from_config(own)
+            model = Headed(_loaded(AutoModel, folder, own, config.pretrained), labels, size or config.size)
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{shown(folder)} can't be loaded as an image classifier ({reason}); give another") from error
-    size = getattr(model.config, "image_size", None)
-    return Network(model, size if isinstance(size, int) else None, *_normalisation(folder, model.config))
+        raise ModelError(f"{shown(folder)} can't be loaded as an image encoder ({reason}); give another") from error
+    return Network(model, size, *_normalisation(folder, model.config))
+
+
+def _loaded(kind: type, folder: Path, own: PretrainedConfig, pretrained: bool) -> PreTrainedModel:
+    if not pretrained:
+        return kind.from_config(own)
+    return kind.from_pretrained(
+        folder, config=own, ignore_mismatched_sizes=True, dtype=torch.float32, use_safetensors=True,
+        local_files_only=True,
+    )  # fmt: skip
+
+
+def _size(own: PretrainedConfig) -> int | None:
+    size = getattr(own, "image_size", None)
+    return size if isinstance(size, int) else None
 
 
 def _normalisation(folder: Path, config: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,6 @@
 """A result as one HTML file: the verdict first, curves, tables, and all that is needed to doubt it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -16,9 +16,7 @@ LEGEND = (
     "Each number is a mean over seeds with a 95% interval that takes in both which patients were tested (bootstrap) "
     "and how training went (spread between seeds). Differences are paired: same patients, seeds and initial weights. p "
     "is two-sided; p (Holm) is adjusted for all comparisons of its family, and only below 0.05 is anything called a "
-    "gain or a loss. A generator that learned from all training patients brings their images and labels in at every "
-    "fraction: at small ones its arms profit from labels that real data alone doesn't have there. That is what a "
-    "published generator gives, not what one trained on the fraction alone would. Research only; not for diagnosis."
+    "gain or a loss. Research only; not for diagnosis."
 )
 
 
@@ -163,11 +161,13 @@ def _protocol(result: DownstreamResult) -> list[str]:
         ("classifiers", f"{own.classifiers}, {result.seeds} seeds"),
         ("network", f"{escape(own.network)}; {own.parameters:,} parameters, {own.size} px"),
         ("optimiser steps", f"{own.steps:,} of {own.batch_size} images, each classifier alike (checked)"),
-        ("schedule", escape(own.schedule)), ("augmentation", escape(own.augmentation)),
+        ("schedule", escape(own.schedule)),
+        ("augmentation", f"{escape(own.augmentation)}; the same draws for all arms of a seed (checked): "
+         + _digests(own.augmentation_draws)),
         ("synthetic share", f"{own.synthetic_share:.0%} of each batch when mixed, of the steps when pretraining"),
         ("choice of weights", escape(own.selection)),
         ("initial weights", "the same for all arms of a seed (checked): "
-         + " ".join(f"<code>{digest[:12]}</code>" for digest in own.initial_weights.values())),
+         + _digests(own.initial_weights)),
         ("test", "predicted once a classifier, after its weights were chosen"),
         ("patients", ", ".join(f"{name} {count:,}" for name, count in result.patients.items())),
     ]  # fmt: skip
@@ -212,6 +212,10 @@ def _where(point: Point) -> tuple[str, str, str]:
 def _plain(point: Point) -> Sequence[str]:
     fraction = [f"{point.fraction:.4g}"] if point.fraction else []
     return [point.arm, *fraction, *([f"{point.multiple:g}x"] if point.multiple else [])]
+
+
+def _digests(by_seed: Mapping[int, str]) -> str:
+    return " ".join(f"<code>{digest[:12]}</code>" for digest in by_seed.values())
 
 
 def _percent(fraction: float) -> str:

@@ -101,6 +101,7 @@ class Protocol(Config):
     selection: str
     synthetic_share: float
     initial_weights: dict[int, str]
+    augmentation_draws: dict[int, str]
     classifiers: int
 
 

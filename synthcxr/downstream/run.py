@@ -98,8 +98,8 @@ def _report(config: DownstreamConfig, bench: Bench, folder: Run) -> DownstreamRe
         patients={name: len(set(pool.patients)) for name, pool in bench.splits.items()}, arms=arms,
         fractions=config.fractions, multiples=config.multiples, seeds=config.seeds, protocol=summary.protocol(),
         points=points, comparisons=comparisons, savings=savings, worst=summary.worst, shortcut=summary.planted(),
-        verdict=verdict(arms, comparisons, points, savings, config.seeds), left_out=tuple(summary.left_out),
-        environment=environment(),
+        verdict=verdict(arms, comparisons, points, savings, config.seeds, config.generator_saw),
+        left_out=tuple(summary.left_out), environment=environment(),
     )  # fmt: skip
     for name in ("validate", "test"):
         write_bytes(config.output / f"{name}.csv", label_table(bench.splits[name], bench.labels))

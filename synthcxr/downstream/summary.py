@@ -155,7 +155,8 @@ class Summary:
         """What all classifiers have in common.
 
         Raises:
-            RunError: they haven't: another number of steps, another size of batch, another start for the same seed.
+            RunError: they haven't: another number of steps, another size of batch, another start or other draws of
+                augmentation for the same seed.
         """
         config, told = self.config, [one.told for seeds in self.seeds.values() for one in seeds]
         return Protocol(
@@ -169,6 +170,10 @@ class Summary:
             synthetic_share=config.training.synthetic_share,
             initial_weights={
                 seed: same(f"initial weights of seed {seed}", [o.initial_weights for o in told if o.cell.seed == seed])
+                for seed in range(config.seeds)
+            },
+            augmentation_draws={
+                seed: same(f"augmentations of seed {seed}", [o.augmentation for o in told if o.cell.seed == seed])
                 for seed in range(config.seeds)
             },
             classifiers=len(told),

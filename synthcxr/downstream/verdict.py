@@ -1,16 +1,25 @@
 """What an experiment says, in plain words: a gain only where it's more than chance in all that was compared."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from synthcxr.downstream.measure import GAP, WORST
 from synthcxr.downstream.result import Comparison, Family, Point, Save
 
 FEW_SEEDS = 5
+OF_GENERATOR = {
+    "all": "The generator learned from all real training patients, their labels included. So with fewer real patients "
+    "its pictures bring in what the labels of the others taught it, which real data alone doesn't have there: a gain "
+    "is what a generator trained on more gives, not what one trained on these few patients would.",
+    "none": "The generator learned from none of the real training patients.",
+    None: "Nothing is said of which real training patients the generator learned from (generator_saw); if from more "
+    "than a fraction holds, a gain there is in part what their labels taught it.",
+}  # fmt: skip
 
 
 def verdict(
     arms: Sequence[str], comparisons: Sequence[Comparison], points: Sequence[Point], savings: Sequence[Save],
-    seeds: int,
+    seeds: int, generator_saw: Literal["all", "none"] | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """A sentence an arm about discrimination, and one about fairness; what limits them stands at the end."""
     told = [] if comparisons else ["Nothing was compared: real data alone was trained on."]
@@ -21,6 +30,8 @@ def verdict(
         if own:
             told += [_discrimination(arm, primary, own, savings if primary == "macro AUROC" else ())]
             told += _fairness(arm, [one for one in comparisons if one.arm == arm and one.metric == GAP], points)
+    if comparisons:
+        told.append(OF_GENERATOR[generator_saw])
     if seeds < FEW_SEEDS:
         told.append(f"This was a small run ({seeds} seed{'s' if seeds > 1 else ''} instead of {FEW_SEEDS} or more): "
                     "it shows that the experiment works. It can miss gains and losses, and seeds that agree by chance "

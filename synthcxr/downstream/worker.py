@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ class _Training:
             count = synthetic_count(config, bench.train, cell.multiple)
             rng = np.random.default_rng(derive_seed(config.seed, "synthetic"))
             self.synthetic = rng.permutation(len(self.made))[:count]  # a smaller multiple's are among a larger one's
-        self.seen = {"real": 0, "synthetic": 0}
+        self.seen, self.drawn = {"real": 0, "synthetic": 0}, sha256()
 
     def run(self) -> Predictions:
         """Train all steps; predict with the weights of the step that was best on validation patients."""
@@ -112,8 +113,9 @@ class _Training:
         test = self._predict(network, self.bench.test)  # here, and nowhere else
         told = Told(
             cell=self.cell, data=self.bench.hash, labels=self.bench.labels, initial_weights=initial,
-            parameters=parameters, steps=steps, batch_size=self.settings.batch_size, selected_step=selected,
-            checks=checks, patients=len(set(self.bench.train.patients[self.real])), images=len(self.real),
+            augmentation=self.drawn.hexdigest(), parameters=parameters, steps=steps,
+            batch_size=self.settings.batch_size, selected_step=selected, checks=checks,
+            patients=len(set(self.bench.train.patients[self.real])), images=len(self.real),
             synthetic=len(self.synthetic), seen_real=self.seen["real"], seen_synthetic=self.seen["synthetic"],
         )  # fmt: skip
         return Predictions(told, validate, test)
@@ -124,6 +126,7 @@ class _Training:
             group["lr"] = _learning_rate(self.settings, step)
         images, labels = self._batch(step)
         draws = step_rng(self.seed, "augment", step).random((len(images), 5), dtype=np.float32)
+        self.drawn.update(draws.tobytes())
         own = [share(part, self.processes.rank, self.processes.count) for part in (images, labels, draws)]
         images = _images(own[0])
         labels, draws = (torch.from_numpy(np.ascontiguousarray(part)) for part in own[1:])
