@@ -173,7 +173,7 @@ def _compared(result: DownstreamResult, family: str, point: Point | None) -> lis
 
 
 def _where(arm: str, fraction: float, multiple: float) -> tuple[str, str, str]:
-    return arm, _percent(fraction), f"{multiple:g}x" if multiple else "none"
+    return arm, _percent(fraction) if fraction else "none", f"{multiple:g}x" if multiple else "none"
 
 
 def _percent(fraction: float) -> str:

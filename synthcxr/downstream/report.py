@@ -31,7 +31,7 @@ def html(result: DownstreamResult) -> str:
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in result.verdict)
     parts = [
         "<h1>Does synthetic data help a classifier?</h1>", f"<ul>{sentences}</ul>", f"<p class=quiet>{LEGEND}</p>",
-        "<h2>Label efficiency</h2>", *_efficiency(result), *_savings(result),
+        "<h2>Label efficiency</h2>", *_efficiency(result), *_by_label(result), *_savings(result),
         *(_shortcut(result, result.shortcut) if result.shortcut else ()),
         "<h2>Differences from real data alone</h2>", *_differences(result),
         "<h2>Underdiagnosis</h2>", *_underdiagnosis(result), "<h2>How it was done</h2>", *_protocol(result),
@@ -72,6 +72,17 @@ def _efficiency(result: DownstreamResult) -> list[str]:
 
 
 _METRICS = {"AUROC": "higher", "AUPRC": "higher", "Brier": "lower", "ECE": "lower"}
+
+
+def _by_label(result: DownstreamResult) -> list[str]:
+    """AUROC of each finding, sex and view: a row a label and fraction, a column an arm."""
+    rows = [
+        (escape(label.name), _percent(fraction), f"{multiple:g}x",
+         *(number(_point(result, arm, fraction, multiple, "AUROC", label.name).measured) for arm in result.arms))
+        for label in result.labels for fraction in result.fractions for multiple in result.multiples
+    ]  # fmt: skip
+    head = ("label", "real patients", "synthetic", *map(escape, result.arms))
+    return [f"<h3>AUROC of each label {ARROWS['higher']}</h3>", table(head, rows)]
 
 
 def _savings(result: DownstreamResult) -> list[str]:

@@ -21,10 +21,10 @@ def verdict(
     arms: Sequence[str], comparisons: Sequence[Comparison], points: Sequence[Point], savings: Sequence[Save],
     seeds: int, generator_saw: Literal["all", "none"] | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
-    """A sentence an arm about discrimination, and one about fairness; what limits them stands at the end."""
-    told = [] if comparisons else ["Nothing was compared: real data alone was trained on."]
+    """A headline; a sentence an arm about discrimination, and one about fairness; what limits them stands at the end."""
     families: tuple[Family, ...] = ("macro AUROC", "uncorrelated AUROC")
     primary = next((one for one in reversed(families) if any(c.family == one for c in comparisons)), families[0])
+    told = [_headline(primary, [one for one in comparisons if one.family == primary])]
     for arm in arms:
         own = [one for one in comparisons if one.arm == arm and one.family == primary]
         if own:
@@ -37,6 +37,25 @@ def verdict(
                     "it shows that the experiment works. It can miss gains and losses, and seeds that agree by chance "
                     "can pass for either.")  # fmt: skip
     return tuple(told)
+
+
+def _headline(family: str, compared: Sequence[Comparison]) -> str:
+    """What someone who reads one sentence should take away."""
+    if not compared:
+        return "Nothing was compared: real data alone was trained on."
+    gained: dict[str, list[str]] = {}
+    for one in compared:
+        if one.shown and one.better:
+            gained.setdefault(one.arm, []).append(f"{100 * one.fraction:.3g}%")
+    if not gained:
+        return (
+            f"No measurable gain: in none of {len(compared)} comparisons of {family} did synthetic images do measurably "
+            "better than real data alone."
+        )
+    where = "; ".join(f"{arm}, with {', '.join(dict.fromkeys(at))} of the real patients" for arm, at in gained.items())
+    count = sum(map(len, gained.values()))
+    rest = "" if count == len(compared) else " Nowhere else is a gain measurable."
+    return f"Synthetic images helped measurably in {count} of {len(compared)} comparisons of {family}: {where}.{rest}"
 
 
 def _discrimination(arm: str, family: str, own: Sequence[Comparison], savings: Sequence[Save]) -> str:

@@ -91,7 +91,7 @@ def curves(
         parts.append(_text(right + 40, top + 14 + 18 * number, name[:22], "start"))
     for at, word in (ticks or {at: f"{at:.2g}" for at in (x[0], x[len(x) // 2], x[-1])}).items():
         parts.append(_text(place(at, low)[0], height - bottom + 16, word, "middle"))
-    for value in (low, high):
+    for value in np.linspace(low, high, 5):
         parts.append(_text(left - 8, place(x[0], value)[1] + 4, f"{value:.{digits}f}", "end"))
     parts.append(_text((left + right) / 2, height - 8, x_label, "middle"))
     parts.append(_text(left - 40, 14, y_label, "start"))
