@@ -190,7 +190,9 @@ def test_a_planted_gain_is_found_and_nothing_else_is(drawn: Path, tmp_path: Path
     assert of["pretrain"].startswith("pretrain: no measurable gain in macro AUROC at any fraction (at best ")
     assert "a measurable loss" in of["synthetic"] and "no measurable gain" in of["synthetic"]
     assert not any("small run" in sentence for sentence in told)
-    assert told[0].startswith("Synthetic images helped measurably in 2 of 6 comparisons of macro AUROC: mixed, with 20%, ")
+    assert told[0].startswith(
+        "Synthetic images helped measurably in 2 of 6 comparisons of macro AUROC: mixed, with 20%"
+    )
     nothing = verdict(("real", "pretrain"), [c for c in comparisons if c.arm == "pretrain"], points, (), config.seeds)
     assert nothing[0].startswith("No measurable gain: in none of 2 comparisons of macro AUROC did")
     for one in comparisons:

@@ -21,7 +21,7 @@ def verdict(
     arms: Sequence[str], comparisons: Sequence[Comparison], points: Sequence[Point], savings: Sequence[Save],
     seeds: int, generator_saw: Literal["all", "none"] | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
-    """A headline; a sentence an arm about discrimination, and one about fairness; what limits them stands at the end."""
+    """A headline; a sentence an arm about discrimination, one about fairness; what limits them stands at the end."""
     families: tuple[Family, ...] = ("macro AUROC", "uncorrelated AUROC")
     primary = next((one for one in reversed(families) if any(c.family == one for c in comparisons)), families[0])
     told = [_headline(primary, [one for one in comparisons if one.family == primary])]
@@ -49,8 +49,8 @@ def _headline(family: str, compared: Sequence[Comparison]) -> str:
             gained.setdefault(one.arm, []).append(f"{100 * one.fraction:.3g}%")
     if not gained:
         return (
-            f"No measurable gain: in none of {len(compared)} comparisons of {family} did synthetic images do measurably "
-            "better than real data alone."
+            f"No measurable gain: in none of {len(compared)} comparisons of {family} did synthetic images do "
+            "measurably better than real data alone."
         )
     where = "; ".join(f"{arm}, with {', '.join(dict.fromkeys(at))} of the real patients" for arm, at in gained.items())
     count = sum(map(len, gained.values()))
