@@ -15,6 +15,10 @@ OF_GENERATOR = {
     None: "Nothing is said of which real training patients the generator learned from (generator_saw); if from more "
     "than a fraction holds, a gain there is in part what their labels taught it.",
 }  # fmt: skip
+UNPLANTED = (
+    " It learned from them as they are, without the planted correlation: pictures of a generator that was trained on "
+    "confounded images may help less."
+)
 
 
 def verdict(
@@ -31,7 +35,9 @@ def verdict(
             told += [_discrimination(arm, primary, own, savings if primary == "macro AUROC" else ())]
             told += _fairness(arm, [one for one in comparisons if one.arm == arm and one.metric == GAP], points)
     if comparisons:
-        told.append(OF_GENERATOR[generator_saw])
+        told.append(
+            OF_GENERATOR[generator_saw] + (UNPLANTED if primary != families[0] and generator_saw == "all" else "")
+        )
     if seeds < FEW_SEEDS:
         told.append(f"This was a small run ({seeds} seed{'s' if seeds > 1 else ''} instead of {FEW_SEEDS} or more): "
                     "it shows that the experiment works. It can miss gains and losses, and seeds that agree by chance "
