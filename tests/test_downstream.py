@@ -224,6 +224,8 @@ def test_a_shortcut_shows_as_a_drop_in_the_test_without_it(drawn: Path, tmp_path
         and "mixed: a measurable gain in uncorrelated AUROC" in told[1]
         and "small run (2 seeds" in told[-1]
     )
+    unplanted = verdict(("real", "mixed"), summary.comparisons(), summary.points(), (), 5, "all")
+    assert "learned from them as they are, without the planted correlation" in unplanted[-1]
 
 
 def test_groups_that_are_too_small_are_left_out_and_said(tmp_path: Path) -> None:
