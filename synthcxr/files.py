@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,12 +35,32 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     if path.is_dir() and any(path.iterdir()):
         raise RunError(f"{shown(path)} is a folder that is not empty; remove it or give another name")
     make_folder(path.parent)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    temporary = temporary_of(path)
     try:
         yield temporary
         publish(temporary, path)
     finally:
         remove(temporary)  # nothing is left under this name unless the block failed
+
+
+def temporary_of(path: Path, token: str | None = None) -> Path:
+    """What `path` is called until it's whole: a hidden sibling, whose name ends alike.
+
+    Args:
+        token: 8 to 64 hex digits by which a later process finds it again; None: random ones.
+    """
+    return path.with_name(f"{TEMPORARY_PREFIX}{token or secrets.token_hex(4)}-{path.name}")
+
+
+def temporaries_of(path: Path) -> list[Path]:
+    """The temporary siblings that are there of a file or folder of this very name, whether or not `path` is.
+
+    Killed processes leave them; but another one may be writing one just now, if it isn't kept out (see only_writer).
+    """
+    name = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{8,64}-" + re.escape(path.name))
+    return (
+        [sibling for sibling in path.parent.iterdir() if name.fullmatch(sibling.name)] if path.parent.is_dir() else []
+    )
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -53,12 +74,14 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(path: Path | str) -> Iterator[None]:
+def only_writer(path: Path | str, shared: bool = False) -> Iterator[None]:
     """While entered, no other process can enter for the same `path`; one that ends in whatever way leaves it.
 
     A lock on a hidden file beside it, which the system lets go of with the process: what a killed one left of the file
     keeps nobody out.
 
+    Args:
+        shared: others that say so as well may be in at the same time, since they write different parts.
     Raises:
         RunError: another process has entered.
     """
@@ -70,18 +93,27 @@ def only_writer(path: Path | str) -> Iterator[None]:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise RunError(f"{shown(path)} is being written by another process; wait for it, or give another") from None
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+        if _is_still(descriptor, lock):
             break
         os.close(descriptor)  # of a process that ended in between and took the file away
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before letting go: nobody must lock a file that is about to go
+        if not shared:  # others may be in, who keep out the one who'll write the whole: that one takes it away
+            lock.unlink(missing_ok=True)  # before letting go: nobody must lock a file that is about to go
         os.close(descriptor)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

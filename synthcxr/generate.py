@@ -32,11 +32,7 @@ from synthcxr.vocabulary import Finding
 log = logging.getLogger(__name__)
 
 RARE = 100  # training images of a finding, below which a user is told
-GUIDED_TENSORS = (
-    "prompt_embeds",
-    "add_text_embeds",
-    "add_time_ids",
-)  # of a pipeline: for the empty prompt and for ours
+REMEMBERED = 256  # prompts whose embeddings are kept: of one after the other that asks for the same
 
 
 class Request(Config):
@@ -143,12 +139,8 @@ class Generator:
         ]
 
     def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
-        """The pipeline's arguments for these prompts and the empty one; each distinct prompt is encoded once."""
-        new = [prompt for prompt in dict.fromkeys([*prompts, ""]) if prompt not in self._embedded]
-        if new:
-            encoded = embed(self.model.pipeline, new)
-            self._embedded |= {prompt: encoded.select([row]) for row, prompt in enumerate(new)}
-        asked, empty = ([self._embedded[p] for p in said] for said in (prompts, [""] * len(prompts)))
+        """The pipeline's arguments for these prompts and the empty one."""
+        asked, empty = ([self._embedding(prompt) for prompt in said] for said in (prompts, [""] * len(prompts)))
         arguments = {
             "prompt_embeds": torch.cat([one.tokens for one in asked]),
             "negative_prompt_embeds": torch.cat([one.tokens for one in empty]),
@@ -160,6 +152,14 @@ class Generator:
             arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
             arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])
         return arguments
+
+    def _embedding(self, prompt: str) -> PromptEmbeddings:
+        """Each prompt is encoded alone: among others it would come out another by rounding, and with it the picture."""
+        found = self._embedded.pop(prompt, None) or embed(self.model.pipeline, [prompt])
+        self._embedded[prompt] = found  # the latest stands last
+        if len(self._embedded) > REMEMBERED:
+            del self._embedded[next(iter(self._embedded))]
+        return found
 
 
 def without_identifiers(text: str) -> str:

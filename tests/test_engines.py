@@ -126,3 +126,33 @@ def test_a_slurm_array_draws_ranges_and_then_the_whole(tmp_path: Path) -> None:
     assert whole.startswith("sbatch --dependency=afterany:77,singleton ")
     assert whole.endswith("--wrap=synthcxr synthesize a.yaml seed=3 ")
     assert subprocess.run([script], env=array, capture_output=True).returncode != 0
+
+
+@pytest.mark.slow
+def test_tasks_of_an_array_draw_at_the_same_time(tiny_model: Path, tmp_path: Path) -> None:
+    """The script with the real command; what Slurm would run last is run when the tasks have ended."""
+    root = Path(__file__).parents[1]
+    one = run(config_for(tiny_model, tmp_path / "one" / "out", rows=60, shard_rows=2))
+    config = config_for(tiny_model, tmp_path / "array" / "out", rows=60, shard_rows=2)
+    (tmp_path / "job.yaml").write_text(dump_config(config))
+    commands = {"synthcxr": f'{sys.executable} -m synthcxr.cli "$@"', "sbatch": f'echo "${{@: -1}}" > {tmp_path}/last'}
+    for name, line in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1",
+        "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_JOB_ID": "77",
+    }  # fmt: skip
+    command = [root / "scripts" / "synthesize_slurm.sh", tmp_path / "job.yaml"]
+    tasks = [
+        subprocess.Popen(command, env={**environment, "SLURM_ARRAY_TASK_ID": task}, stderr=subprocess.PIPE, text=True)
+        for task in "12"
+    ]
+    for task in tasks:
+        _, errors = task.communicate()
+        assert task.returncode == 0, errors
+    assert not (tmp_path / "array" / "out").exists()
+    last = (tmp_path / "last").read_text().removeprefix("--wrap=")
+    said = subprocess.run(["sh", "-c", last], env=environment, capture_output=True, text=True)
+    assert said.returncode == 0 and "60 drawn, 0 images made now" in said.stdout, said.stderr
+    assert contents(tmp_path / "array" / "out") == contents(one.dataset.path)

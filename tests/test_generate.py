@@ -56,6 +56,22 @@ def test_floats_agree_over_batch_sizes(model: Model, monkeypatch: pytest.MonkeyP
     assert np.abs(drawn(1) - drawn(4)).max() <= 1e-3
 
 
+def test_what_was_drawn_before_changes_no_bit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker that goes on after a kill would draw other bytes than one that drew all."""
+    monkeypatch.setattr(generate, "REMEMBERED", 3)
+    monkeypatch.setattr(generate, "from_float", lambda images: images)
+    prompts = (HEART, EFFUSION, "Edema.", "60 year old male.", "", "Nodule.", EFFUSION)
+
+    def drawn(generator: Generator, *asked: str) -> np.ndarray:
+        return np.stack([one.pixels for one in generator(requests(*asked), progress=False)])
+
+    straight = Generator(model, QUICK)
+    drawn(straight, *prompts[:4])
+    later = drawn(straight, *prompts[4:])
+    assert (later == drawn(Generator(model, QUICK), *prompts[4:])).all() and len(straight._embedded) == 3
+    assert (drawn(Generator(model, QUICK), *prompts)[4:] == later).all()
+
+
 def test_pictures_depend_on_seed_prompt_sampler_and_guidance(model: Model) -> None:
     base = pictures(model, requests(HEART))
     variants = [

@@ -303,6 +303,22 @@ def test_two_runs_at_once_dont_write_the_same_dataset(tmp_path):
     assert len(run(_config(tmp_path))) == 60 and not list(tmp_path.glob(".tmp-*.lock"))
 
 
+def test_what_killed_ones_left_half_written_goes(tmp_path):
+    _source(tmp_path / "in")
+    halves = [f".tmp-0123abcd-out{suffix}" for suffix in (".key", ".names.jsonl", ".quarantine.jsonl")]
+    others = [".tmp-0123abcd-out.mine.names.jsonl", ".tmp-0123abcd-another.names.jsonl", ".tmp-notes-out.key"]
+    for name in (*halves, *others):
+        (tmp_path / name).write_text("half a li")
+    run(_config(tmp_path))
+    kept = {"in", "out", "out.key", "out.names.jsonl", *others}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    # Killed when the dataset had just appeared, it leaves what the shards were made from.
+    (tmp_path / ".tmp-0123456789abcdef-out.parts").mkdir()
+    (tmp_path / ".tmp-0123456789abcdef-out.parts" / "00000.tar.json").write_text("{}")
+    run(_config(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 def test_the_publishers_split_is_kept_where_it_is_asked_for():
     config = PrepareConfig(source="vindr", root="a", output="b", split="publisher")
     row = {"path": "a", "id": "a", "study": "s", "condition": Condition(), "source": "vindr", "licence": "x"}

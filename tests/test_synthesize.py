@@ -23,6 +23,7 @@ from synthcxr.config import load_config
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.writer import DatasetWriter
 from synthcxr.errors import ConfigError, ModelError, RunError, UserError
+from synthcxr.files import only_writer
 from synthcxr.generate import Generator, Request
 from synthcxr.images import read_provenance
 from synthcxr.model.audit import AuditRecord
@@ -129,6 +130,18 @@ def test_parts_make_up_the_whole(tiny_model: Path, tmp_path: Path) -> None:
         "croissant.json": (tmp_path / "parts" / "croissant.json").read_bytes(),
         "SHA256SUMS": (tmp_path / "parts" / "SHA256SUMS").read_bytes(),
     }  # fmt: skip
+
+
+def test_parts_are_drawn_at_the_same_time_and_never_beside_the_whole(tiny_model: Path, tmp_path: Path) -> None:
+    output, busy = tmp_path / "out", "out is being written by another process"
+    with only_writer(output, shared=True):
+        assert run(config_for(tiny_model, output, part="1/2")).made == 5
+        with pytest.raises(RunError, match=busy):
+            run(config_for(tiny_model, output))
+    with only_writer(output), pytest.raises(RunError, match=busy):
+        run(config_for(tiny_model, output, part="2/2"))
+    assert run(config_for(tiny_model, output)).made == 9
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.run"}
 
 
 def test_rejected_rows_get_other_seeds_and_what_is_given_up_is_listed(tiny_model: Path, tmp_path: Path) -> None:

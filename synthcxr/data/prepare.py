@@ -34,7 +34,7 @@ from synthcxr.data.sources import (
     completed,
     own_id,
 )
-from synthcxr.data.writer import DatasetWriter
+from synthcxr.data.writer import DatasetWriter, tidy
 from synthcxr.dicom.guard import Guard, Result
 from synthcxr.errors import RunError, SourceError, UserError, shown
 from synthcxr.files import atomic_path, write_text
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 MAX_BAD_SHARE = 0.05
 SHARD_ROWS = 500  # what an interruption may cost
 RULES = 2  # counts up when what may enter a dataset changes: what was begun under other rules is begun anew
+KEY, NAMES, QUARANTINE = ".key", ".names.jsonl", ".quarantine.jsonl"  # of files beside the dataset
 ROWS = {cls.__name__: cls for cls in (SourceRow, PublishedRow, Rejected)}
 
 
@@ -79,6 +80,7 @@ def run(config: PrepareConfig) -> Dataset:
     """
     identity = _identity(config)
     if done := already_made(config.output, "prepare", _resolved(config), identity, "another root"):
+        tidy(config.output)  # killed as the dataset had just appeared, a writer leaves its parts
         return done
     shorter_side = f"at most {config.max_size} pixels" if config.max_size else "as in the source files"
     preprocessing = {"max_size": config.max_size, "shorter side": shorter_side}
@@ -86,7 +88,10 @@ def run(config: PrepareConfig) -> Dataset:
         preprocessing["by the publisher"] = PIXELS[config.source]
     extra = {"prepare": _resolved(config), "config_hash": identity}
     with _spooled(config) as (lines, total):
-        writer = DatasetWriter(config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity)
+        beside = [_beside(config, suffix) for suffix in (KEY, NAMES, QUARANTINE)]
+        writer = DatasetWriter(
+            config.output, "real", preprocessing=preprocessing, extra=extra, resume=identity, beside=beside
+        )
         with writer, _secret(config) as key:
             _write(config, writer, lines, total, key)
             if config.source in OWN:
@@ -212,7 +217,7 @@ def _secret(config: PrepareConfig) -> Iterator[str]:
     if config.source not in OWN:
         yield ""
         return
-    path = _beside(config, ".key")
+    path = _beside(config, KEY)
     new = not path.exists()
     if new:
         _write_private(path, [secrets.token_hex(32) + "\n"])
@@ -231,7 +236,7 @@ def _names(config: PrepareConfig, lines: IO[str], key: str) -> None:
     """Tell beside the dataset, and never in it, which file each id stands for: the way back from a pseudonym."""
     rows = (row for line in lines for row in _rows([line]) if not isinstance(row, Rejected))
     named = ({"id": own_id(row, key), "file": _encodable(_relative(row.path, config.root))} for row in rows)
-    _write_private(_beside(config, ".names.jsonl"), (json.dumps(row) + "\n" for row in named))
+    _write_private(_beside(config, NAMES), (json.dumps(row) + "\n" for row in named))
 
 
 def _write_private(path: Path, lines: Iterable[str]) -> None:
@@ -247,7 +252,7 @@ def _beside(config: PrepareConfig, suffix: str) -> Path:
 
 def _quarantine(config: PrepareConfig, left_out: list[dict[str, Any]], bad: int, total: int) -> None:
     """List what can't be used beside the dataset, and stop where that's too much to be chance."""
-    path = _beside(config, ".quarantine.jsonl")
+    path = _beside(config, QUARANTINE)
     if not left_out:
         path.unlink(missing_ok=True)
         return

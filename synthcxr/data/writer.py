@@ -1,8 +1,7 @@
 """Writing a DATASET folder that appears only when it's whole, and what an interrupted writer left; see dataset.py."""
 
 import hashlib
-import re
-import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,15 +20,18 @@ from synthcxr.data.shard import EncodedImage, Part, Said, ShardWriter, read_part
 from synthcxr.data.sums import write_sums
 from synthcxr.errors import DatasetError, RunError, UserError, shown
 from synthcxr.files import (
-    TEMPORARY_PREFIX,
     only_writer,
     publish,
     remove,
     sha256_file,
+    temporaries_of,
+    temporary_of,
     write_bytes,
     write_json,
     write_text,
 )
+
+PARTS = ".parts"  # of a folder that is written: what its shards hold
 
 
 def discard(output: Path, command: str) -> None:
@@ -46,11 +48,20 @@ def discard(output: Path, command: str) -> None:
 
 
 def tidy(output: Path) -> None:
-    """Remove what an interrupted writer left beside `output`."""
-    left = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{16}-" + re.escape(output.name) + r"(\.parts)?")
-    for path in list(output.parent.iterdir()) if output.parent.is_dir() else ():
-        if left.fullmatch(path.name):
-            remove(path)
+    """Remove what interrupted writers left beside `output`, which is there or not wanted.
+
+    Raises:
+        RunError: another process is writing it.
+    """
+    if any(_left_of(output)):
+        with only_writer(output):
+            for path in _left_of(output):
+                remove(path)
+
+
+def _left_of(output: Path) -> Iterator[Path]:
+    for path in (output, output.with_name(output.name + PARTS)):
+        yield from temporaries_of(path)
 
 
 class DatasetWriter:
@@ -70,6 +81,9 @@ class DatasetWriter:
         preprocessing: what was done to the pixels; kept in dataset.json and said on the card.
         extra: more entries of dataset.json.
         resume: a name (a hash) for what is written: shards that an interrupted writer of the same name left are there.
+        beside: files that are written next to the folder while this writer alone may: what a killed process left
+            half-written of them goes.
+        shared: several processes write shards at the same time, each others; none finishes the dataset.
 
     Raises:
         DatasetError: the folder holds something already.
@@ -84,6 +98,8 @@ class DatasetWriter:
         preprocessing: dict[str, Any] | None = None,
         extra: dict[str, Any] | None = None,
         resume: str | None = None,
+        beside: Sequence[Path] = (),
+        shared: bool = False,
     ) -> None:
         self.path = Path(path)
         self.origin: Origin = origin
@@ -91,8 +107,9 @@ class DatasetWriter:
         self.preprocessing = preprocessing or {}
         self.extra = extra or {}
         self.resume = resume
-        name = f"{TEMPORARY_PREFIX}{resume[:16] if resume else secrets.token_hex(4)}-{self.path.name}"
-        self._folder, self._parts = self.path.with_name(name), self.path.with_name(f"{name}.parts")
+        self._shared, self._beside = shared, beside
+        self._folder = temporary_of(self.path, resume and resume[:16])
+        self._parts = self._folder.with_name(self._folder.name + PARTS)
         self._ids: set[str] = set()
         self._keys: dict[int, str] = {}
         self._attached: dict[str, str] = {}
@@ -109,9 +126,12 @@ class DatasetWriter:
 
     def __enter__(self) -> "DatasetWriter":
         with ExitStack() as stack:
-            stack.enter_context(only_writer(self.path))
+            stack.enter_context(only_writer(self.path, self._shared))
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise DatasetError(f"{shown(self.path)} isn't empty; give another output")
+            for path in self._beside:
+                for half in temporaries_of(path):
+                    remove(half)
             for folder in (self._folder / "shards", self._parts):
                 folder.mkdir(parents=True, exist_ok=True)
             self._alone = stack.pop_all()

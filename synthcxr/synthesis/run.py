@@ -104,7 +104,9 @@ def _synthesize(config: SynthesizeConfig, opener: Opener, folder: Run) -> tuple[
     plan, info = open_plan(config.plan, config.seed), read_info(_folder(config))
     extra = {"synthesize": told, "config_hash": identity, "audit": {config.model_hash: _audit(config, info)}}
     preprocessing = {"shorter side": f"{info.resolution} pixels, as the model draws"} if info else {}
-    writer = DatasetWriter(config.output, "synthetic", preprocessing=preprocessing, extra=extra, resume=identity)
+    writer = DatasetWriter(
+        config.output, "synthetic", preprocessing=preprocessing, extra=extra, resume=identity, shared=bool(config.part)
+    )
     shards = _Shards(plan, config, writer)
     with _kept(writer):
         made = shards.draw(opener, folder)

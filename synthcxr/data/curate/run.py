@@ -20,7 +20,7 @@ from synthcxr.data.curate.ledger import to_table
 from synthcxr.data.curate.plot import plot
 from synthcxr.data.curate.summary import markdown, one_line
 from synthcxr.data.dataset import Dataset, already_made
-from synthcxr.data.writer import DatasetWriter
+from synthcxr.data.writer import DatasetWriter, tidy
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def run(config: CurateConfig, extract: Extractor | None = None) -> Dataset:
     datasets = open_inputs(config)
     identity = _identity(config, datasets, extract)
     if done := already_made(config.output, "curate", _resolved(config), identity, "other inputs"):
+        tidy(config.output)  # killed as the dataset had just appeared, a writer leaves its parts
         return done
     curation = decide(config, datasets, extract)
     extra = {
