@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -51,8 +52,18 @@ def stock(pipeline: DiffusionPipeline, scheduler: object, steps: int, images: in
     return images / (time.perf_counter() - start)
 
 
-def synthesize(model: Path, images: int, **fields: object) -> tuple[float, float]:
-    """Images a second, end to end, and while drawing alone (without starting processes and loading models)."""
+@dataclass(frozen=True)
+class Rate:
+    """Images kept a second, end to end and while drawing alone (without starting processes and loading models); and
+    pictures drawn a second, of which a screen lets some pass."""
+
+    whole: float
+    kept: float
+    drawn: float
+
+
+def synthesize(model: Path, images: int, **fields: object) -> Rate:
+    """What a run gives."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         asked = config(model, output, images, **fields)
@@ -61,8 +72,9 @@ def synthesize(model: Path, images: int, **fields: object) -> tuple[float, float
         made = run(asked).made
         seconds = time.perf_counter() - start
         lines = map(json.loads, (output.with_name("out.run") / "log.jsonl").read_text().splitlines())
-        drawing = sum(line["seconds"] for line in lines if line["event"] == "shard") / workers
-    return made / seconds, made / drawing
+        shards = [line for line in lines if line["event"] == "shard"]
+        drawing = sum(line["seconds"] for line in shards) / workers
+    return Rate(made / seconds, made / drawing, sum(line["drawn"] for line in shards) / drawing)
 
 
 def peak(model: Path, images: int, steps: int) -> float:
@@ -88,25 +100,40 @@ def speed(model: Path, images: int, stock_images: int, steps: int | None) -> Non
     if torch.cuda.is_available():
         pipeline.to("cuda")
     pndm = stock(pipeline, PNDMScheduler.from_config(schedule, skip_prk_steps=True), 75, stock_images, info.resolution)
-    print(f"{'stock, PNDM 75':40} {pndm:8.3f} images/s")
+    print(f"{'stock, PNDM 75':44} {pndm:8.3f} images/s")
     dpm = stock(pipeline, DPMSolverMultistepScheduler.from_config(schedule), 25, stock_images, info.resolution)
-    print(f"{'stock, DPM-Solver++ 25':40} {dpm:8.3f} images/s   {dpm / pndm:6.2f} x PNDM")
+    print(f"{'stock, DPM-Solver++ 25':44} {dpm:8.3f} images/s   {dpm / pndm:6.2f} x PNDM")
     del pipeline
-    rates = {}
-    for count in dict.fromkeys((info.sampler.steps, steps or info.sampler.steps)):
-        settings = SamplerSettings(steps=count).over(info.sampler)
-        whole, drawing = synthesize(model, images, settings=settings)
-        rates[count] = drawing
-        for what, rate in (("end to end", whole), ("drawing alone", drawing)):
-            line = f"synthesize, {settings.sampler} {count}, {what}"
-            print(f"{line:40} {rate:8.3f} images/s   {rate / pndm:6.2f} x PNDM   {rate / dpm:6.2f} x DPM-Solver++")
-    print(f"{'':40} goal at least {GOAL_PNDM} x and {GOAL_DPM} x")
+    default = info.sampler.steps
+    unscreened = {
+        count: drawn_by(model, images, count, "float32") for count in dict.fromkeys((default, steps or default))
+    }
+    for count, rate in unscreened.items():
+        print_rate(f"synthesize, {info.sampler.sampler} {count}", rate, pndm, dpm)
+    print(f"{'':44} goal at least {GOAL_PNDM} x and {GOAL_DPM} x")
+    print_rate("the same in bfloat16", drawn_by(model, images, default, "bfloat16"), pndm, dpm)
     try:
-        _, screened = synthesize(model, images, screen=ScreenConfig())
-    except (UserError, NotImplementedError) as error:
-        return print(f"screening can't be measured: {error or 'there is none yet'}")
-    share = screened / rates[info.sampler.steps]
-    print(f"{'the same, screened':40} {screened:8.3f} images/s   {share:6.2f} x unscreened, goal {GOAL_SCREEN:g} x")
+        screened = synthesize(model, images, screen=ScreenConfig())
+    except UserError as error:
+        return print(f"screening can't be measured: {error}")
+    share, kept = screened.drawn / unscreened[default].drawn, screened.kept / screened.drawn
+    goal, again = (
+        f"{share:6.2f} x unscreened, goal {GOAL_SCREEN} x",
+        f"{kept:6.1%} of the drawn, others are drawn again",
+    )
+    print(f"{'screened, pictures drawn':44} {screened.drawn:8.3f} images/s   {goal}")
+    print(f"{'screened, images kept':44} {screened.kept:8.3f} images/s   {again}")
+
+
+def drawn_by(model: Path, images: int, steps: int, precision: str) -> Rate:
+    settings = SamplerSettings(steps=steps).over(load_model(model).info.sampler)
+    return synthesize(model, images, settings=settings, precision=precision)
+
+
+def print_rate(what: str, rate: Rate, pndm: float, dpm: float) -> None:
+    for part, value in (("end to end", rate.whole), ("drawing alone", rate.kept)):
+        said = f"{value:8.3f} images/s   {value / pndm:6.2f} x PNDM   {value / dpm:6.2f} x DPM-Solver++"
+        print(f"{f'{what}, {part}':44} {said}", flush=True)
 
 
 def main() -> None:
@@ -126,7 +153,7 @@ def main() -> None:
     for count, mib in peaks.items():
         ratio = mib / peaks[given.memory[0]]
         line = f"peak memory, one worker, {count} images"
-        print(f"{line:40} {mib:8.0f} MiB   {ratio:6.2f} x, goal at most {GOAL_MEMORY:g} x")
+        print(f"{line:44} {mib:8.0f} MiB   {ratio:6.2f} x, goal at most {GOAL_MEMORY:g} x")
 
 
 if __name__ == "__main__":

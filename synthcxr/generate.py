@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.prompts import PromptEmbeddings, embed, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
-from synthcxr.reports import scrub
+from synthcxr.reports import anonymous
 from synthcxr.runs import Run
 from synthcxr.vocabulary import Finding
 
@@ -164,10 +163,9 @@ class Generator:
 
 def without_identifiers(text: str) -> str:
     """What a user typed, as files and logs may hold it; as it is where nothing has to go, else the user is told."""
-    kept = scrub(text)
-    if re.findall(r"\w+", kept) == re.findall(r"\w+", text):
-        return text
-    log.warning("a name, a date or a number of a record was taken out of a prompt, which now reads %r", kept)
+    kept = anonymous(text)
+    if kept != text:
+        log.warning("a name, a date or a number of a record was taken out of a prompt, which now reads %r", kept)
     return kept
 
 

@@ -113,6 +113,22 @@ def test_a_cluster_that_loses_a_node_makes_the_bytes_of_one_process(
     assert contents(tmp_path / "ray" / "out") == contents(one.dataset.path)
 
 
+@pytest.mark.slow
+def test_without_an_address_ray_is_started_here_and_ends(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
+    one = run(config_for(tiny_model, tmp_path / "one" / "out"))
+    config = config_for(tiny_model, tmp_path / "ray" / "out", engine={"kind": "ray", "workers": 1})
+    (tmp_path / "job.yaml").write_text(dump_config(config))
+    # In a process of its own: what Ray is told in the environment it reads once, when it's imported.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "synthcxr.cli", "synthesize", str(tmp_path / "job.yaml")]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0 and "14 of 14 rows (14 drawn, 14 images made now)" in said.stdout, said.stderr
+    assert contents(tmp_path / "ray" / "out") == contents(one.dataset.path)
+    assert (tmp_path / ".ray" / "auth_token").stat().st_size >= 32  # nobody else of this machine can send it work
+
+
 def test_a_slurm_array_draws_ranges_and_then_the_whole(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "scripts" / "synthesize_slurm.sh"
     for name in ("synthcxr", "sbatch"):

@@ -28,7 +28,10 @@ from synthcxr.synthesis.export.run import ExportConfig, run
 MODEL = "ab" * 32
 SPLITS = ("train", "train", "validate", "test", "train")
 HUB = ("train", "train", "validation", "test", "train")
-ACCEPTANCE = [{"condition": "Edema | AP", "asked": 6, "accepted": 5, "given_up": 1}]
+ACCEPTANCE = [
+    {"condition": "Edema | AP", "asked": 6, "accepted": 5, "given_up": 1, "drawn": 9},
+    {"condition": "any", "asked": 6, "accepted": 6, "given_up": 0},  # before it was told how many were drawn
+]
 PASSED = {"audit": {MODEL: {"passed": True, "excess": 0.001}}}
 FORMS = sorted(FORMATS)
 REAL_FORMS = [name for name in FORMS if name != "dicom"]
@@ -203,7 +206,8 @@ def test_card_metadata_and_sums(exported: dict[str, Path], form: str, caplog: py
     folder = exported[form]
     card = (folder / "README.md").read_text()
     assert "5 chest radiographs (synthetic)" in card and "| drawn | CC0 |" in card
-    assert r"| Edema \| AP | 6 | 5 | 1 | 83.3% |" in card
+    assert r"| Edema \| AP | 6 | 5 | 83.3% | 1 | 9 | 55.6% |" in card
+    assert "| any | 6 | 6 | 100.0% | 0 | unknown | unknown |" in card
     assert "audit of model abababababab: passed (passed True, excess 0.001)" in card and "Unaudited" not in card
     assert not [line for line in card.splitlines() if line.rstrip().endswith(":") and line.startswith("-")]
     assert "|  |" not in card and "None" not in card
@@ -226,7 +230,7 @@ def test_a_dataset_has_them_too(synthetic: Dataset, real: Dataset) -> None:
     for dataset in (synthetic, real):
         read = mlc.Dataset(str(dataset.path / "croissant.json"))
         assert not read.metadata.ctx.issues.errors and len(list(read.records("records"))) == 5
-    assert r"| Edema \| AP | 6 | 5 | 1 | 83.3% |" in (synthetic.path / "README.md").read_text()
+    assert r"| Edema \| AP | 6 | 5 | 83.3% | 1 | 9 | 55.6% |" in (synthetic.path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("audit", [None, {}, {MODEL: None}, {MODEL: {"passed": False}}, {"cd" * 32: {"passed": True}}])

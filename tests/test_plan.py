@@ -157,6 +157,16 @@ def test_prompts_are_read_where_they_stand(tmp_path: Path) -> None:
     assert prompts.condition(0) == parse_prompt('20 year old.\n\n"Edema" there, and, more.')
 
 
+def test_prompts_lose_what_names_people_and_days(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = ["Edema.", "Dr. Ann Roe saw edema on 03/04/2011.", "Edema,  as before."]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps({'prompt': line})}\n" for line in lines))
+    prompts = plan(kind="prompts", file=tmp_path / "a.jsonl")
+    told = [prompts.condition(number).model_dump_json() for number in range(3)]
+    assert not [name for name in ("Ann", "Roe", "2011") if name in "".join(told)]
+    assert prompts.condition(0) == Condition(findings=["edema"]) and prompts.condition(2) == parse_prompt(lines[2])
+    assert "taken out of 1 of 3 prompts of" in caplog.text and "Roe" not in caplog.text
+
+
 def test_prompts_may_be_parts_of_conditions(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("age,sex,findings,other\n40,f,,x\n50,male,edema|Pleural Effusion,y\n")
     prompts = plan(kind="prompts", file=tmp_path / "a.csv")
@@ -188,7 +198,15 @@ def test_a_mistake_names_file_row_and_rule(tmp_path: Path, name: str, text: str,
 
 
 def test_the_table_counts_and_shows() -> None:
-    lines = list(table(Rows(balanced(2_000_000, sex=["female", "male"]), "x", 0)))
-    assert lines[0] == "2,000,000 rows in 2,000,000 groups of 1" and "4 different" not in lines[0]
+    lines = list(table(Rows(balanced(200_000, sex=["female", "male"]), "x", 0)))
     assert any(line.split() == ["sex", "female", "100,000", "50.0%"] for line in lines), lines
-    assert lines[-5].startswith("x-00000000  seed ") and lines[-5].endswith("Female. No acute findings.")
+    assert lines[1] == "4 different conditions"
+    # Of a larger plan some rows are looked at: of all its cells alike.
+    grid = {"sex": ["female", "male"], "view": ["PA", "AP"], "race": ["asian", "black", "white"]}
+    lines = list(table(Rows(balanced(2_400_000, **grid), "x", 0)))
+    assert lines[0] == "2,400,000 rows in 2,400,000 groups of 1"
+    assert lines[1] == "24 different conditions (of 200,000 rows looked at, drawn at random)"
+    shares = {" ".join(line.split()[:-2]): float(line.split()[-1][:-1]) for line in lines if line.endswith("%")}
+    assert len(shares) == 10 and shares["view AP"] == pytest.approx(50, abs=0.5), lines
+    assert shares["race asian"] == pytest.approx(33.3, abs=0.5)
+    assert lines[-5].startswith("x-00000000  seed ") and lines[-5].endswith("Asian female. PA view. No acute findings.")

@@ -28,6 +28,7 @@ from synthcxr.generate import Generator, Request
 from synthcxr.images import read_provenance
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.folder import bind_audit, load_model
+from synthcxr.model.precision import bfloat16_is_faster
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis import worker
 from synthcxr.synthesis.config import SynthesizeConfig
@@ -168,6 +169,15 @@ def test_rejected_rows_get_other_seeds_and_what_is_given_up_is_listed(tiny_model
     by_level = {row.condition: row for row in result.acceptance}
     assert by_level["any"].drawn == sum(by_level[f"sex: {sex}"].drawn for sex in ("female", "male")) == result.drawn
     assert all(row.asked == row.accepted + row.given_up for row in result.acceptance)
+    # The screen of this test passes about half of all pictures, though nearly all rows: that shows.
+    card = (tmp_path / "out" / "README.md").read_text()
+    of_drawn, any_row = len(records) / result.drawn, by_level["any"]
+    cells = (any_row.asked, any_row.accepted, f"{len(records) / 40:.1%}", len(lost), result.drawn, f"{of_drawn:.1%}")
+    assert of_drawn < 0.7 and f"| any | {' | '.join(map(str, cells))} |" in card
+    # A finding with each level of what else was asked; the levels of one attribute make up the finding.
+    women, men = (by_level[f"finding: cardiomegaly, sex: {sex}"] for sex in ("female", "male"))
+    assert women.drawn + men.drawn == by_level["finding: cardiomegaly"].drawn and 0 < women.asked < 14
+    assert [row.condition for row in result.acceptance][:2] == ["any", "finding: cardiomegaly"]
 
 
 def test_where_nothing_passes_all_is_given_up(tiny_model: Path, tmp_path: Path) -> None:
@@ -246,22 +256,42 @@ def test_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
         config_for(tiny_model, tmp_path / "out", part="4/3")
 
 
+def test_precision_is_settled_before_anything_is_drawn(tiny_model: Path, tmp_path: Path) -> None:
+    here = "bfloat16" if bfloat16_is_faster(cuda=False) else "float32"
+    auto = config_for(tiny_model, tmp_path / "out", precision="auto", engine={"devices": ["cpu"]})
+    done = run(auto)
+    assert {json.loads(record.sampler)["precision"] for record in done.dataset.records} == {here}
+    assert run(auto.model_copy(update={"precision": here})).made == 0
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    with pytest.raises(RunError, match=f"precision {here}, now {other}"):
+        run(auto.model_copy(update={"precision": other}))
+
+
 def test_dry_run_tells_and_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
     lines = list(report(config_for(tiny_model, tmp_path / "out", rows=60)))
     assert lines[0] == "60 rows in 60 groups of 1" and any("seconds and" in line for line in lines)
     assert any(line.startswith("disk: ") for line in lines) and not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("opener", "says"), [(picky, "3 rows took "), (never, "3 rows took 9 pictures, and 3 of")])
+def test_dry_run_counts_what_is_drawn_again(opener, says: str, tiny_model: Path, tmp_path: Path) -> None:
+    config = config_for(tiny_model, tmp_path / "out", rows=60, screen=ScreenConfig())
+    (line,) = (line for line in report(config, opener) if says in line)
+    seconds, took = float(line.split()[0]), int(line.split(" took ")[1].split()[0])
+    assert 3 < took <= 9 and 0 <= seconds < 60
+
+
 def test_a_full_disk_is_said_and_gone_on_from(tiny_model: Path, tmp_path: Path) -> None:
     whole = run(config_for(tiny_model, tmp_path / "whole"))
-    before, limit = resource.getrlimit(resource.RLIMIT_FSIZE), 20_000
-    assert max(map(len, contents(whole.dataset.path / "shards").values())) > limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # a write beyond it fails, as on a full disk
-    try:
-        with pytest.raises(RunError, match=f"out: the disk is full .{os.strerror(errno.EFBIG)}.; make room"):
-            run(config_for(tiny_model, tmp_path / "out"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    before, limits = resource.getrlimit(resource.RLIMIT_FSIZE), (300, 20_000)  # not even the run folder; no shard
+    assert max(map(len, contents(whole.dataset.path / "shards").values())) > limits[-1]
+    for limit in limits:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # a write beyond it fails, as on a full disk
+        try:
+            with pytest.raises(RunError, match=f"out: the disk is full .{os.strerror(errno.EFBIG)}.; make room"):
+                run(config_for(tiny_model, tmp_path / "out"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "out").exists() and not list(tmp_path.rglob(".tmp-*-0*.tar"))
     run(config_for(tiny_model, tmp_path / "out"))
     for name, data in contents(whole.dataset.path / "shards").items():

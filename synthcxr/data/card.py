@@ -91,11 +91,20 @@ def _made(info: Mapping[str, Any], table: pa.Table) -> Iterator[str]:
     if not rows:
         yield from ("- acceptance by the screen: none recorded", "")
         return
-    yield from ("", "What the screen let through, so that its own bias shows:", "")
-    yield from ("| condition | asked | accepted | given up | acceptance |", "|---|---|---|---|---|")
+    yield from (
+        "",
+        "What the screen let through; where a smaller share of the drawn passes, it makes the images more alike:",
+        "",
+    )
+    yield from (
+        "| condition | asked | accepted | of asked | given up | drawn | of drawn |",
+        "|---|---|---|---|---|---|---|",
+    )
     for row in rows[:_MOST_CONDITIONS]:
-        share = f"{row.accepted / row.asked:.1%}" if row.asked else "none asked"
-        yield f"| {_cell(row.condition)} | {row.asked} | {row.accepted} | {row.given_up} | {share} |"
+        of_asked = f"{row.accepted / row.asked:.1%}" if row.asked else "none asked"
+        of_drawn = f"{row.accepted / row.drawn:.1%}" if row.drawn else "unknown"
+        cells = (row.asked, row.accepted, of_asked, row.given_up, row.drawn or "unknown", of_drawn)
+        yield f"| {_cell(row.condition)} | {' | '.join(map(str, cells))} |"
     yield ""
     if len(rows) > _MOST_CONDITIONS:
         yield from (f"{len(rows) - _MOST_CONDITIONS} more conditions stand in dataset.json.", "")

@@ -1,6 +1,6 @@
 """What dataset.json says of how synthetic images came about: what the screen let through, and the models' audits.
 
-    "synthesize": {..., "acceptance": [{"condition": "Edema", "asked": 100, "accepted": 97, "given_up": 3}, ...]}
+    "synthesize": {..., "acceptance": [{"condition": "any", "asked": 100, "accepted": 97, "given_up": 3, "drawn": 140}]}
     "audit": {MODEL HASH: {"passed": true, ...} or null, ...}
 
 Both are found in the datasets that a curated one was made from, too.
@@ -19,12 +19,16 @@ UNKNOWN = "unknown"  # in place of the hash of a model that a synthetic row does
 
 
 class Acceptance(BaseModel):
-    """Of one condition: images asked for, let through by the screen, and given up after all retries."""
+    """Of one condition: images asked for, let through by the screen, and given up after all retries.
+
+    `drawn` counts the pictures that were drawn for them, retries included; None: it isn't known.
+    """
 
     condition: str
     asked: int = Field(ge=0)
     accepted: int = Field(ge=0)
     given_up: int = Field(ge=0)
+    drawn: int | None = Field(None, ge=0)
 
 
 class _Told(BaseModel):

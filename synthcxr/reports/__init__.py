@@ -5,8 +5,11 @@ negspacy 1.1 scored a macro-F1 of 0.87 with this lexicon where this reader score
 negation alone and needs spaCy (200 MB installed), and medspaCy needs to be built and has had no release since 2024.
 """
 
-from synthcxr.reports.identifiers import OLDEST, group_ages, scrub
+from synthcxr.reports.identifiers import OLDEST, anonymous, group_ages, scrub
 from synthcxr.reports.layout import Sections, sections
 from synthcxr.reports.reading import findings_in, impression, report_condition
 
-__all__ = ["OLDEST", "Sections", "findings_in", "group_ages", "impression", "report_condition", "scrub", "sections"]
+__all__ = [
+    "OLDEST", "Sections", "anonymous", "findings_in", "group_ages", "impression", "report_condition", "scrub",
+    "sections",
+]  # fmt: skip

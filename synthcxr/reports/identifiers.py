@@ -240,6 +240,12 @@ def scrub(text: str) -> str:
     return text
 
 
+def anonymous(text: str) -> str:
+    """As `scrub`, but what has nothing to lose comes back as it is, runs of space and of punctuation too."""
+    kept = scrub(text)
+    return text if re.findall(r"\w+", kept) == re.findall(r"\w+", text) else kept
+
+
 def group_ages(text: str) -> str:
     """The text with each age of OLDEST years or more said as OLDEST (45 CFR 164.514(b)(2)(i)(C))."""
 

@@ -12,12 +12,6 @@ from synthcxr.data.record import records_of
 from synthcxr.data.shard import Part
 
 
-class Accepted(Acceptance):
-    """Beside what was asked and came of it, how many pictures were drawn for it, retries included."""
-
-    drawn: int
-
-
 class Result(Config):
     """What came of a run: rows planned, images kept, pictures drawn for them, and why others weren't kept."""
 
@@ -27,7 +21,7 @@ class Result(Config):
     drawn: int
     given_up: int
     failed: dict[str, int]
-    acceptance: tuple[Accepted, ...]
+    acceptance: tuple[Acceptance, ...]
     unseen: dict[str, int]
 
 
@@ -39,7 +33,7 @@ class Tally:
         self.given_up: list[dict[str, Any]] = []
         self._failed: Counter[str] = Counter()
         self._unseen: Counter[str] = Counter()
-        self._counts: dict[str, Counter[str]] = {"any": Counter()}
+        self._counts: dict[str, Counter[str]] = {"any": Counter()}  # also of a run without a row
 
     def add(self, part: Part) -> None:
         """Count a finished shard: its rows passed; its notes tell of rows that were drawn more often, or given up."""
@@ -59,10 +53,10 @@ class Tally:
                 self._count(condition, drawn=drawn)
 
     def result(self) -> Result:
-        """The totals, and a row a level of each attribute, in the order of attributes and levels."""
+        """The totals; a row a level of each attribute; and one a finding at each level of the other attributes."""
         rows = [
-            Accepted(condition=level, **{name: counts[name] for name in ("asked", "accepted", "given_up", "drawn")})
-            for level, counts in sorted(self._counts.items(), key=lambda item: (item[0] != "any", item[0]))
+            Acceptance(condition=level, **{name: counts[name] for name in ("asked", "accepted", "given_up", "drawn")})
+            for level, counts in sorted(self._counts.items(), key=lambda item: (item[0].count(": "), item[0]))
         ]
         return Result(
             model_hash=self.model_hash, planned=self.planned, images=rows[0].accepted, drawn=rows[0].drawn,
@@ -76,17 +70,20 @@ class Tally:
         return "".join(lines).encode()
 
     def _count(self, condition: Condition, **counts: int) -> None:
-        for level in ("any", *levels(condition)):
+        for level in levels(condition):
             self._counts.setdefault(level, Counter()).update(counts)
 
 
 def levels(condition: Condition) -> Iterator[str]:
-    """What a condition counts for: each of its findings, sex, race, view, and the ten years of its age."""
-    for finding, state in condition.findings.items():
-        yield f"finding: {finding_phrase(finding, FindingState(state=state.state))}"
-    for name in ("sex", "race", "view"):
-        if value := getattr(condition, name):
-            yield f"{name}: {value}"
+    """What a condition counts for: any; each of its findings, sex, race, view, and the ten years of its age; and each
+    finding together with each of the others, since a screen may be hard on the women with an effusion alone."""
+    findings = [
+        f"finding: {finding_phrase(finding, FindingState(state=state.state))}"
+        for finding, state in condition.findings.items()
+    ]
+    others = [f"{name}: {value}" for name in ("sex", "race", "view") if (value := getattr(condition, name))]
     if condition.age is not None:
         first = condition.age // 10 * 10
-        yield f"age: {first} to {first + 9}"
+        others.append(f"age: {first} to {first + 9}")
+    yield from ("any", *findings, *others)
+    yield from (f"{finding}, {other}" for finding in findings for other in others)

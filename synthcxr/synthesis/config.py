@@ -41,7 +41,9 @@ class SynthesizeConfig(Config):
     model_hash: str | None = Field(None, description="refuse a model with another hash")
     seed: int = Field(0, ge=0, lt=2**63)
     settings: SamplerSettings = SamplerSettings()
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: faster where there are units")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="auto: bfloat16 where it's faster here; a run goes on where that is the same"
+    )
     batch_size: int = Field(16, ge=1, description="pictures drawn at once; they change by rounding with it")
     threads: int = Field(1, ge=1, description="processors a worker, on the CPU; sums may round otherwise with it")
     shard_rows: int = Field(256, ge=1, description="pictures a shard: what an interruption may cost each worker")

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from synthcxr.data.writer import DatasetWriter, discard, tidy
 from synthcxr.errors import ModelError, RunError, UserError, shown
 from synthcxr.files import hash_files
 from synthcxr.model.folder import CLASSIFIER, EMBEDDED, SCREEN, ModelInfo, hash_of, read_info, resolve
+from synthcxr.model.precision import bfloat16_is_faster
 from synthcxr.runs import Run
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
 from synthcxr.synthesis.engines import ENGINES
+from synthcxr.synthesis.engines.local import devices_of
 from synthcxr.synthesis.plan.rows import Plan, open_plan, pinned
 from synthcxr.synthesis.screen import open_screen
 from synthcxr.synthesis.worker import Opener, ShardJob, Worker
@@ -56,7 +59,11 @@ def run(config: SynthesizeConfig, fresh: bool = False, opener: Opener = open_scr
     Raises:
         UserError: a mistake in the plan, a model that isn't there, an output that holds something else, a full disk.
     """
-    config = pinned_config(config)
+    with _full_disk_told(config.output):
+        return _run(pinned_config(config), fresh, opener)
+
+
+def _run(config: SynthesizeConfig, fresh: bool, opener: Opener) -> Synthesis:
     if fresh:
         discard(config.output, "synthesize")
     done = already_made(config.output, "synthesize", config.told(), config.identity, "another model or plan")
@@ -65,14 +72,7 @@ def run(config: SynthesizeConfig, fresh: bool = False, opener: Opener = open_scr
     folder = Run.open(config.output.with_name(config.output.name + ".run"), same, "synthesize", fresh)
     made = 0
     if done is None:
-        try:
-            made, done = _synthesize(config, opener, folder)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise RunError(
-                f"{shown(config.output)}: the disk is full ({error.strerror}); make room, and the same command goes on"
-            ) from None
+        made, done = _synthesize(config, opener, folder)
     if done is None:
         return Synthesis(made, None, None)
     result = Result.model_validate(done.info["result"])
@@ -82,8 +82,19 @@ def run(config: SynthesizeConfig, fresh: bool = False, opener: Opener = open_scr
     return Synthesis(made, done, result)
 
 
+@contextmanager
+def _full_disk_told(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        why = os.strerror(error.errno)  # Arrow's own words are longer
+        raise RunError(f"{shown(output)}: the disk is full ({why}); make room, and the same command goes on") from None
+
+
 def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
-    """The config with the hashes of model, screen and data, which decide the pictures.
+    """The config with the hashes of model, screen and data, and the precision: all that decides the pictures.
 
     Raises:
         UserError: they aren't there, or not those that a hash in the config names.
@@ -96,7 +107,16 @@ def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
     screen = hash_files(judges) if config.screen else None
     if config.screen_hash not in (None, screen):
         raise ModelError(f"{shown(folder)} doesn't hold the screen whose hash is screen_hash; give that one")
-    return config.model_copy(update={"model_hash": found, "screen_hash": screen, "plan": pinned(config.plan)})
+    known = {"model_hash": found, "screen_hash": screen, "plan": pinned(config.plan), "precision": _precision(config)}
+    return config.model_copy(update=known)
+
+
+def _precision(config: SynthesizeConfig) -> str:
+    if config.precision != "auto":
+        return config.precision
+    engine = config.engine
+    cuda = engine.gpus > 0 if engine.kind == "ray" else devices_of(engine) != ("cpu",)
+    return "bfloat16" if bfloat16_is_faster(cuda) else "float32"
 
 
 def _synthesize(config: SynthesizeConfig, opener: Opener, folder: Run) -> tuple[int, Dataset | None]:
@@ -183,7 +203,7 @@ class _Shards:
     def _job(self, number: int) -> ShardJob:
         first = number * self._per_shard
         last = min(first + self._per_shard, self._groups)
-        return ShardJob(number, first, last, self._writer.shard(number, self._identity))
+        return ShardJob(number, range(first, last), self._writer.shard(number, self._identity))
 
     def _rows(self, number: int) -> int:
         first = number * self._per_shard

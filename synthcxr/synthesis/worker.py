@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,26 +28,27 @@ from synthcxr.synthesis.screen import Screen, ScreenConfig, Verdict
 
 Opener = Callable[[ScreenConfig, str | None], Screen]
 SOURCE = "synthcxr"
-AHEAD = 2  # batches that may wait to be written while the next one is drawn
+AHEAD = 2  # batches that may wait to be screened and written while the next one is drawn
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard: its number, its groups of rows [first, last), and the writer of its files, not yet begun."""
+    """One shard: its number, its groups of rows, and the writer of its files, not yet begun."""
 
     number: int
-    first: int
-    last: int
+    groups: Sequence[int]
     writer: ShardWriter
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard that is written: rows kept and given up, seconds, words the model never saw, host:pid of the worker."""
+    """A shard that is written: rows kept and given up, pictures drawn for them, seconds, words the model never saw,
+    host:pid of the worker."""
 
     number: int
     images: int
     given_up: int
+    drawn: int
     seconds: float
     unseen: tuple[str, ...]
     worker: str
@@ -101,50 +103,56 @@ class Worker:
             )
 
     def __call__(self, job: ShardJob) -> ShardDone:
-        """Draw, screen and write one shard. The thread encodes and writes while the next batch is drawn."""
-        began, unseen = time.perf_counter(), Counter[str]()
-        with threads(self.config.threads), job.writer as shard, ThreadPoolExecutor(1) as thread:
-            waiting: deque[Future[None]] = deque()
-
-            def write(batch: list[Drawn], attempt: int) -> None:
-                waiting.append(thread.submit(self._write, shard, batch, attempt))
-                while len(waiting) > AHEAD:
-                    waiting.popleft().result()
-
-            left = [(group, self._asked(group, unseen)) for group in range(job.first, job.last)]
+        """Draw, screen and write one shard. A thread screens, encodes and writes while the next batch is drawn."""
+        began, unseen, drawn = time.perf_counter(), Counter[str](), 0
+        mine = self.config.threads
+        with (
+            threads(mine),
+            job.writer as shard,
+            ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(mine,)) as pool,
+        ):
+            left = [(group, self._asked(group, unseen)) for group in job.groups]
             for attempt in range(self.config.retries + 1):
-                left = self._attempt(left, attempt, write)
-            for future in waiting:
-                future.result()
+                drawn += sum(len(group) for _, group in left)
+                left = self._attempt(left, attempt, shard, pool)
             given_up = [asked for _, group in left for asked in group]
             for asked in given_up:
                 shard.note(asked.note(given_up=True))
             if unseen:
                 shard.note({"unseen": dict(sorted(unseen.items()))})
         seconds, who = time.perf_counter() - began, f"{socket.gethostname()}:{os.getpid()}"
-        return ShardDone(job.number, len(shard), len(given_up), seconds, tuple(sorted(unseen)), who)
+        return ShardDone(job.number, len(shard), len(given_up), drawn, seconds, tuple(sorted(unseen)), who)
 
-    def _attempt(self, groups: list[Group], attempt: int, write: Callable[[list[Drawn], int], None]) -> list[Group]:
-        """Draw all groups once, in fixed batches; write those that pass, give back those that don't."""
-        rejected = []
+    def _attempt(self, groups: list[Group], attempt: int, shard: ShardWriter, pool: ThreadPoolExecutor) -> list[Group]:
+        """Draw all groups once, in fixed batches; those that pass are written, those that don't given back."""
         size = max(1, self.config.batch_size // self.rows.plan.group)
+        waiting: deque[Future[list[Group]]] = deque()
+        rejected: list[Group] = []
         for start in range(0, len(groups), size):
             batch = groups[start : start + size]
             seeds = [self.rows.seed_of(number, attempt) for number, group in batch for _ in group]
-            asked = [one for _, group in batch for one in group]
-            pixels = self._drawn([Request(condition=a.told, seed=s) for a, s in zip(asked, seeds, strict=True)])
-            verdicts = self._screened(pixels, [one.told for one in asked])
-            drawn = list(zip(asked, pixels, verdicts, seeds, strict=True))
-            passed = []
-            for index, group in enumerate(batch):
-                members = drawn[index * self.rows.plan.group :][: self.rows.plan.group]
-                if all(verdict.failed is None for _, _, verdict, _ in members):
-                    passed += members
-                    continue
-                rejected.append(group)
-                for one, _, verdict, seed in members:
-                    one.attempts.append({"seed": seed, "failed": verdict.failed, "values": verdict.values})
-            write(passed, attempt)
+            told = [one.told for _, group in batch for one in group]
+            pixels = self._drawn([Request(condition=c, seed=seed) for c, seed in zip(told, seeds, strict=True)])
+            waiting.append(pool.submit(self._finished, shard, batch, attempt, seeds, pixels))
+            while len(waiting) > AHEAD:
+                rejected += waiting.popleft().result()
+        return rejected + [group for future in waiting for group in future.result()]
+
+    def _finished(
+        self, shard: ShardWriter, batch: list[Group], attempt: int, seeds: list[int], pixels: list[np.ndarray | None]
+    ) -> list[Group]:
+        """Screen a batch and write the groups of which every member passes; the others are returned."""
+        asked = [one for _, group in batch for one in group]
+        drawn = iter(zip(asked, pixels, self._screened(pixels, [one.told for one in asked]), seeds, strict=True))
+        rejected = []
+        for number, group in batch:
+            members: list[Drawn] = list(islice(drawn, len(group)))
+            if all(verdict.failed is None for _, _, verdict, _ in members):
+                self._write(shard, members, attempt)
+                continue
+            rejected.append((number, group))
+            for one, _, verdict, seed in members:
+                one.attempts.append({"seed": seed, "failed": verdict.failed, "values": verdict.values})
         return rejected
 
     def _drawn(self, requests: list[Request]) -> list[np.ndarray | None]:
@@ -180,8 +188,8 @@ class Worker:
         told, missing = understood(condition, info.template, info.words)
         return told, to_prompt(told, info.template), missing
 
-    def _write(self, shard: ShardWriter, batch: list[Drawn], attempt: int) -> None:
-        for asked, pixels, verdict, seed in batch:
+    def _write(self, shard: ShardWriter, passed: list[Drawn], attempt: int) -> None:
+        for asked, pixels, verdict, seed in passed:
             if asked.attempts:
                 shard.note(asked.note(given_up=False))
             screen = json.dumps({"attempt": attempt, "values": verdict.values}) if self.screen else None

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import KwargsHandler
 
+from synthcxr.model.precision import bfloat16_is_faster
 from synthcxr.runs import Run
 from synthcxr.train.config import TrainConfig
 
@@ -22,12 +23,9 @@ def accelerator_of(config: TrainConfig, handlers: Sequence[KwargsHandler] = ()) 
 
 
 def _wants_bf16(config: TrainConfig) -> bool:
-    """Whether to compute in bfloat16: emulated, on a CPU without the instructions, it takes three times as long."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    if config.device == "auto" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bfloat16_is_faster(cuda=config.device == "auto" and torch.cuda.is_available())
 
 
 def hours(folder: Run) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,9 @@ from pydantic import Field, ValidationError
 from synthcxr.conditions import Condition, parse_prompt
 from synthcxr.config import Config, explain
 from synthcxr.errors import ConditionError, UserError, shown
+from synthcxr.reports import anonymous
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("age", "sex", "race", "view", "findings")
 STRIDE = 256  # lines between two places of the file that are kept in memory
@@ -21,6 +25,7 @@ class PromptsPlan(Config):
     """The prompts of a file, in its order.
 
     A line has `prompt`, or some of age, sex, race, view and findings (in CSV separated by |); other columns are let be.
+    What names people, days and records in a prompt is taken out before anything is drawn or written.
     """
 
     kind: Literal["prompts"]
@@ -45,6 +50,7 @@ class Prompts:
             raise ConditionError(f"{shown(config.file)}: must be a .csv or .jsonl file")
         self._places: list[int] = []
         self._header: list[str] = []
+        self._scrubbed = 0
         count = 0
         with self._opened() as file:
             if self._csv:
@@ -56,6 +62,9 @@ class Prompts:
                 if check:
                     self._understood(data, number)
                 place, count = file.tell(), number + 1
+        if self._scrubbed:
+            where = f"{self._scrubbed} of {count} prompts of {shown(self._path)}"
+            log.warning("names, dates or numbers of records were taken out of %s", where)
         if not count:
             raise ConditionError(f"{shown(config.file)}: has no prompt; give a line for each")
         self.rows = count * config.each
@@ -85,7 +94,11 @@ class Prompts:
 
     def _understood(self, data: bytes, number: int) -> Condition:
         try:
-            return _condition(self._fields(data.decode("utf-8")))
+            fields = self._fields(data.decode("utf-8"))
+            if isinstance(prompt := fields.get("prompt"), str) and (kept := anonymous(prompt)) != prompt:
+                self._scrubbed += 1
+                fields = {**fields, "prompt": kept}
+            return _condition(fields)
         except ValidationError as error:
             problem = explain(error, Condition, {})
         except (UserError, ValueError) as error:

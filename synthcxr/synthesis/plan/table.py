@@ -1,20 +1,24 @@
 """What a plan asks for, as a table: counts of each attribute's values, and the first rows."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from synthcxr.conditions import Condition, to_prompt
+from synthcxr.synthesis.plan.permutation import Permutation
 from synthcxr.synthesis.plan.rows import Rows
 
-COUNTED = 200_000  # rows; of more, as many are looked at, evenly spread
+COUNTED = (
+    200_000  # rows; of more, as many are looked at, drawn at random: every nth would see some cells of a grid only
+)
 SHOWN = 5
 ATTRIBUTES = ("findings", "sex", "age", "race", "view")
 
 
 def table(rows: Rows) -> Iterator[str]:
     """The lines of the table. Reading it draws nothing, and memory doesn't grow with the rows."""
-    step = max(1, len(rows) // COUNTED)
-    looked = range(0, len(rows), step)
+    looked: Sequence[int] = range(len(rows))
+    if len(rows) > COUNTED:
+        looked = sorted(map(Permutation(len(rows), "table"), range(COUNTED)))  # a file of prompts is read in order
     counts: dict[str, Counter[str]] = {name: Counter() for name in ATTRIBUTES}
     prompts = set()
     for number in looked:
@@ -22,7 +26,7 @@ def table(rows: Rows) -> Iterator[str]:
         prompts.add(hash(condition.model_dump_json()))
         for name, value in _values(condition):
             counts[name][value] += 1
-    about = "" if step == 1 else f" (of {len(looked):,} rows looked at, one in {step})"
+    about = "" if len(looked) == len(rows) else f" (of {len(looked):,} rows looked at, drawn at random)"
     yield f"{len(rows):,} rows in {rows.groups:,} groups of {rows.plan.group}"
     yield f"{len(prompts):,} different conditions{about}"
     for name, values in counts.items():
