@@ -269,16 +269,14 @@ def test_precision_is_settled_before_anything_is_drawn(tiny_model: Path, tmp_pat
 
 def test_dry_run_tells_and_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
     lines = list(report(config_for(tiny_model, tmp_path / "out", rows=60)))
-    assert lines[0] == "60 rows in 60 groups of 1" and any("seconds and" in line for line in lines)
+    assert lines[0] == "60 rows in 60 groups of 1"
+    assert any("; 3 rows took 3 pictures, and 0 rows were given up" in line for line in lines)
     assert any(line.startswith("disk: ") for line in lines) and not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("opener", "says"), [(picky, "3 rows took "), (never, "3 rows took 9 pictures, and 3 of")])
-def test_dry_run_counts_what_is_drawn_again(opener, says: str, tiny_model: Path, tmp_path: Path) -> None:
-    config = config_for(tiny_model, tmp_path / "out", rows=60, screen=ScreenConfig())
-    (line,) = (line for line in report(config, opener) if says in line)
-    seconds, took = float(line.split()[0]), int(line.split(" took ")[1].split()[0])
-    assert 3 < took <= 9 and 0 <= seconds < 60
+def test_dry_run_counts_what_is_drawn_again(tiny_model: Path, tmp_path: Path) -> None:
+    lines = report(config_for(tiny_model, tmp_path / "out", rows=60, screen=ScreenConfig()), never)
+    assert any("; 3 rows took 9 pictures, and 3 rows were given up" in line for line in lines)
 
 
 def test_a_full_disk_is_said_and_gone_on_from(tiny_model: Path, tmp_path: Path) -> None:

@@ -39,10 +39,8 @@ def report(config: SynthesizeConfig, opener: Opener = open_screen) -> Iterator[s
     yield ""
     if done.unseen:
         yield f"the model never saw {', '.join(map(repr, done.unseen))}: it isn't told, and labels won't say so"
-    yield (
-        f"{seconds:.2f} seconds a picture; {len(places) * rows.plan.group} rows took {done.drawn} pictures, and"
-        f" {done.given_up} of them were given up"
-    )
+    took = f"{len(places) * rows.plan.group} rows took {done.drawn} pictures, and {done.given_up} rows were given up"
+    yield f"{seconds:.2f} seconds a picture; {took}"
     yield f"time: {_hours(seconds * again * len(rows) / workers)} with {workers} workers that don't slow each other"
     bytes_a_row = size / (len(places) * rows.plan.group)
     yield f"disk: {bytes_a_row * len(rows) / 1e9:.3f} GB, {bytes_a_row / 1000:.0f} kB a row"
