@@ -93,7 +93,7 @@ def _made(info: Mapping[str, Any], table: pa.Table) -> Iterator[str]:
         return
     yield from (
         "",
-        "What the screen let through; where a smaller share of the drawn passes, it makes the images more alike:",
+        "What the screen let through. Where the share of the drawn is small, it picks most: its own bias shows there.",
         "",
     )
     yield from (
