@@ -120,8 +120,11 @@ def test_without_an_address_ray_is_started_here_and_ends(tiny_model: Path, tmp_p
     config = config_for(tiny_model, tmp_path / "ray" / "out", engine={"kind": "ray", "workers": 1})
     (tmp_path / "job.yaml").write_text(dump_config(config))
     # In a process of its own: what Ray is told in the environment it reads once, when it's imported.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_AUTH"))
+    }
     environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+    environment |= {"RAY_worker_register_timeout_seconds": "600"}
     command = [sys.executable, "-m", "synthcxr.cli", "synthesize", str(tmp_path / "job.yaml")]
     said = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert said.returncode == 0 and "14 of 14 rows (14 drawn, 14 images made now)" in said.stdout, said.stderr
