@@ -9,7 +9,7 @@ from synthcxr.data.curate.config import CurateConfig
 from synthcxr.data.prepare import PrepareConfig
 from synthcxr.downstream.config import DownstreamConfig
 from synthcxr.evaluation.config import AuditConfig, EvaluateConfig
-from synthcxr.generate import GenerateConfig
+from synthcxr.generate_run import GenerateConfig
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.export.run import ExportConfig
 from synthcxr.train.config import TrainConfig

@@ -17,8 +17,8 @@ from synthcxr.data.dataset import Dataset
 from synthcxr.data.writer import DatasetWriter
 from synthcxr.dicom.write import DicomSettings
 from synthcxr.errors import DatasetError, ImageError, RunError
-from synthcxr.generate import GenerateConfig
-from synthcxr.generate import run as generate
+from synthcxr.generate_run import GenerateConfig
+from synthcxr.generate_run import run as generate
 from synthcxr.images import read_image
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.export import dicom

@@ -100,7 +100,7 @@ def test_finished_it_makes_nothing_and_changes_nothing(
 ) -> None:
     first = run(config_for(tiny_model, tmp_path / "out"))
     before = contents(tmp_path)
-    monkeypatch.setattr(generate, "load_model", lambda *_: pytest.fail("nothing is to be drawn"))
+    monkeypatch.setattr(worker, "load_model", lambda *_: pytest.fail("nothing is to be drawn"))
     again = run(config_for(tiny_model, tmp_path / "out", engine={"kind": "ray", "workers": 7}))
     assert (again.made, again.result) == (0, first.result) and contents(tmp_path) == before
 

@@ -28,7 +28,7 @@ def generate(
 ) -> None:
     """Draw pictures from text prompts."""
     quiet()
-    from synthcxr.generate import GenerateConfig, open_generator, run
+    from synthcxr.generate_run import GenerateConfig, open_generator, run
 
     config, overrides, prompts = sort_words(words, GenerateConfig)
     flags = {

@@ -33,7 +33,7 @@ def condition_of(prompt: Any) -> Condition:
         raise UserError("prompt must be text")
     if len(prompt) > MAX_PROMPT:  # the text box holds only browsers to it
         raise UserError(f"prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT}")
-    from synthcxr.generate import without_identifiers
+    from synthcxr.generate_run import without_identifiers
 
     return parse_prompt(without_identifiers(prompt))
 

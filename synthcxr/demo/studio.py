@@ -117,7 +117,8 @@ class Studio:
             UserError: the model can't be opened.
         """
         from synthcxr.dicom.write import DicomSettings
-        from synthcxr.generate import Generator, provenance, save_dicom
+        from synthcxr.generate import Generator
+        from synthcxr.generate_run import provenance, save_dicom
         from synthcxr.images import write_png
 
         # One picture a batch: each shows as soon as it's drawn, and a step, which Stop waits for, is short.
