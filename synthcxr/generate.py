@@ -15,11 +15,10 @@ from synthcxr.diffusion import image_noise, step_generators
 from synthcxr.images import from_float
 from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model
-from synthcxr.model.prompts import PromptEmbeddings, embed, understood
+from synthcxr.model.prompts import PromptEmbeddings, embed, rare, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
 from synthcxr.vocabulary import Finding
 
-RARE = 100  # training images of a finding, below which a user is told
 REMEMBERED = 256  # prompts whose embeddings are kept: of one after the other that asks for the same
 
 
@@ -66,9 +65,7 @@ class Generator:
 
     def rare(self, condition: Condition) -> dict[Finding, int]:
         """Findings of the condition that few training images showed, and how many: the model hardly knows them."""
-        counts = self.model.info.findings
-        asked = [finding for finding, state in condition.findings.items() if state.state == "present"]
-        return {f: counts.get(f, 0) for f in asked if counts.get(f, 0) < RARE} if counts is not None else {}
+        return rare(condition, self.model.info.findings)
 
     def __call__(
         self, requests: Sequence[Request], progress: bool = True, stop: Callable[[], bool] = lambda: False,
@@ -140,3 +137,11 @@ class Generator:
             arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
             arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])
         return arguments
+
+    def _embedding(self, prompt: str) -> PromptEmbeddings:
+        """Each prompt is encoded alone: among others it would come out another by rounding, and with it the picture."""
+        found = self._embedded.pop(prompt, None) or embed(self.model.pipeline, [prompt])
+        self._embedded[prompt] = found  # the latest stands last
+        if len(self._embedded) > REMEMBERED:
+            del self._embedded[next(iter(self._embedded))]
+        return found

@@ -136,7 +136,8 @@ def test_bad_input_is_answered_in_one_readable_line(port: int, changed: dict[str
 
 def test_missing_model_is_named_at_the_first_request(tmp_path: Path) -> None:
     drawing = draw(Studio(str(tmp_path), tmp_path / "cache"), None, PROMPT, 0, 1, 1, 2)
-    with pytest.raises(Exception, match="isn't a model"):
+    assert "Drawing 1" in next(drawing)[1]  # the page says so, and looks for the model only now
+    with pytest.raises(Exception, match="isn't a model|no model_index.json"):
         next(drawing)
 
 
@@ -150,15 +151,32 @@ def test_stop_ends_within_a_step_and_the_next_drawing_runs(client: Any) -> None:
     assert len(ask(client, count=1)[0]) == 1
 
 
-def test_stop_is_read_at_each_step(tiny_model: Path, tmp_path: Path) -> None:
+def test_stop_is_read_at_each_step_and_is_ones_own(tiny_model: Path, tmp_path: Path) -> None:
     studio = Studio(str(tiny_model), tmp_path)
-    drawing = draw(studio, "one", PROMPT, 0, 2, 100, 2)
+    drawing = draw(studio, "one", PROMPT, 0, 2, 2, 2)
     next(drawing)
-    studio.stop("another")  # somebody else's button
-    assert not studio.stopped
-    studio.stop("one")
+    studio.line.stop("another", "generate")  # somebody else's button
+    studio.line.stop("one", "dataset")  # one's own, for something else
+    assert len(next(drawing)[0]) == 1
+    studio.line.stop("one", "generate")
     (pictures, said, files), *more = drawing
-    assert (pictures, files, more) == ([], [], []) and "Stopped after 0 of 2 pictures." in said
+    assert (len(pictures), len(files), more) == (1, 1, []) and "Stopped after 1 of 2 pictures." in said
+
+
+def test_a_waiting_request_is_withdrawn_and_the_others_go_on(client: Any, port: int) -> None:
+    other = client_library.Client(f"http://127.0.0.1:{port}", verbose=False, httpx_kwargs={"timeout": PATIENCE})
+    first = client.submit(PROMPT, 0, 2, 100, 2.0, api_name="/generate")
+    while not first.outputs() and not first.done():
+        time.sleep(0.02)
+    second = other.submit(PROMPT, 0, 2, 100, 2.0, api_name="/generate")
+    while not second.outputs() and not second.done():
+        time.sleep(0.02)
+    assert "Waiting for 1 other request" in second.outputs()[0][1]
+    other.predict(api_name="/stop")
+    pictures, said = second.result(timeout=PATIENCE)
+    assert pictures == [] and "Stopped after 0 of 2" in said and not first.done()
+    assert "2 of 2 drawn" in first.result(timeout=PATIENCE)[1]
+    other.close()
 
 
 def test_model_is_opened_once_whoever_asks(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +222,7 @@ def test_serves_only_loopback_and_only_its_own_files(port: int) -> None:
 
 def test_settings_of_the_page_and_a_taken_port(tiny_model: Path, port: int) -> None:
     page = build(str(tiny_model))
+    build("no/such/model")  # a page is there before its model is looked for
     assert page.analytics_enabled is False and page.delete_cache
     assert page._queue.max_size == 16 and page._queue.default_concurrency_limit == 1
     with pytest.raises(RunError, match=f"port {port}"):
@@ -291,7 +310,7 @@ def test_comparison_over_http(client: Any) -> None:
 def test_dataset_over_http(client: Any, tmp_path: Path) -> None:
     arguments = (5, ["Cardiomegaly", "No Finding"], ["female", "male"], ["PA"], 0, 1, 2.0, False)
     state, table, pictures, archive = client.predict(*arguments, api_name="/dataset")
-    assert "5 of 5 rows" in state and len(table["data"]) == 5
+    assert "5 of 5 rows" in state and table.count("<tr>") == 6
     assert all(one["caption"].startswith("synthetic") for one in pictures)
     path = archive["value"] if isinstance(archive, dict) else archive
     with zipfile.ZipFile(path) as file:
@@ -316,23 +335,31 @@ def test_mistakes_in_a_dataset_are_one_line(client: Any, changed: tuple[int, Any
         client.predict(*arguments, api_name="/dataset")
 
 
+def held(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a process that has ended since
+        return b""
+
+
 def test_a_cancelled_dataset_leaves_no_process(tiny_model: Path, tmp_path: Path) -> None:
     studio = Studio(str(tiny_model), tmp_path)
     job = make_dataset(studio, "me", 64, ["Cardiomegaly"], ["female"], ["PA"], 0, 100, 2.0, False)
     next(job)
-    threading.Timer(1, studio.stop, ["me"]).start()
+    threading.Timer(1, studio.line.stop, ["me", "dataset"]).start()
     *_, (state, table, pictures, _) = job
-    assert "Cancelled after" in state and table == pictures == []
+    assert "Cancelled after" in state and (table, pictures) == ("", [])
+    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in held(one)]
     assert not list(tmp_path.rglob("manifest.parquet"))
 
 
 def test_audit_without_a_classifier_says_so(tiny_model: Path, tmp_path: Path) -> None:
     studio = Studio(str(tiny_model), tmp_path)
     with pytest.raises(Exception, match="no pictures yet"):
-        audit(studio, [])
+        list(audit(studio, None, []))
     *_, (_, _, drawn) = draw(studio, None, PROMPT, 0, 1, 1, 2)
     with pytest.raises(Exception, match="holds no classifier"):
-        audit(studio, drawn)
+        list(audit(studio, None, drawn))
 
 
 def test_audit_with_the_embedded_model(tmp_path: Path) -> None:
@@ -342,9 +369,12 @@ def test_audit_with_the_embedded_model(tmp_path: Path) -> None:
         pytest.skip("no calibrated screen in this checkout")
     studio = Studio(None, tmp_path)
     *_, (_, _, drawn) = draw(studio, None, PROMPT, 0, 1, 2, 2)
-    ((seed, asked, read, distance, p, verdict),) = audit(studio, drawn)
-    assert seed == "0" and asked == "female, 72 years, PA view, pleural effusion" and "years" in read
-    assert 0 <= float(distance) <= 2 and 0 <= float(p) <= 1 and re.match("passes|fails: ", verdict)
+    *_, (state, cards) = audit(studio, None, drawn)
+    asked, read, distance, verdict, meant = re.findall("<dd>(.*?)</dd>", cards)
+    assert "1 of 1 audited" in state and "synthetic · seed 0" in cards and str(drawn[0].png) in cards
+    assert asked == "female, 72 years, PA view, pleural effusion" and "years" in read
+    assert 0 <= float(distance.split()[0]) <= 2 and re.match("lets it pass|fails it: ", verdict)
+    assert re.match("No sign of a copy|Perhaps a copy", meant) and "72 years" in meant and "female" in meant
     assert "Validation patients" not in card_of(studio) and "What it can't do" in card_of(studio)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from synthcxr.conditions import Condition, Finding, FindingState
 from synthcxr.demo import inputs
-from synthcxr.demo.generate import Pictures, gallery_of, sampler_inputs, state_html
+from synthcxr.demo.generate import Pictures, gallery_of, sampler_inputs
 from synthcxr.demo.inputs import chosen, condition_of, number, one_line, whole
-from synthcxr.demo.studio import Drawn, Studio, said_html
+from synthcxr.demo.studio import Drawn, Studio, said_html, state_html, waiting_html
 from synthcxr.vocabulary import RACES
 
+TAB = "compare"
 PROMPT = "60 year old female. PA view. No acute findings."
 FIELDS: dict[str, tuple[Any, ...]] = {
     "Sex": ("female", "male"),
@@ -57,7 +58,7 @@ def compare(
     from synthcxr.generate import Request, Stopped
     from synthcxr.model.sampler import SamplerSettings
 
-    with one_line(), studio.running(session):
+    with one_line():
         name = chosen("attribute", [attribute], ATTRIBUTES)[0]
         asked = variants(condition_of(prompt), name)
         settings = SamplerSettings(
@@ -65,11 +66,14 @@ def compare(
             guidance=number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
         )
         requests = [Request(condition=one, seed=whole("seed", seed, 0, inputs.MAX_SEED)) for _, one in asked]
-        drawn: list[Drawn] = []
-        pictures: Pictures = []
-        yield [], [], state_html(f"Drawing {len(asked)}.")
+    drawn: list[Drawn] = []
+    pictures: Pictures = []
+    with one_line(), studio.line.job(session, TAB) as job:
         try:
-            for (label, _), picture in zip(asked, studio.draw(requests, settings), strict=False):
+            for before in job.turn():
+                yield [], [], waiting_html(before)
+            yield [], [], state_html(f"Drawing {len(asked)}.")
+            for (label, _), picture in zip(asked, studio.draw(requests, settings, job.stopped), strict=False):
                 drawn.append(picture)
                 pictures.append((str(picture.png), f"synthetic · {label} · seed {picture.seed}"))
                 yield (
@@ -116,17 +120,17 @@ def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
         elem_classes="lead",
     )
     with gr.Row(elem_classes="panes"):
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(min_width=320):
             prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_length=inputs.MAX_PROMPT)
             attribute = gr.Dropdown(list(ATTRIBUTES), value="Sex", label="Attribute that changes", elem_id="attribute")
+        with gr.Column(min_width=320):
             settings = sampler_inputs(studio.sampler, count=False)
             with gr.Row(elem_classes="actions"):
                 button = gr.Button("Compare", variant="primary", elem_id="compare")
-                stop = gr.Button("Stop", min_width=90)
-        with gr.Column(scale=3, min_width=320):
-            pictures = gallery_of("Synthetic pictures", 3, "compared")
-            changes = gallery_of("Change against the first", 3, "changes")
-            said = gr.HTML(elem_id="compare-said")
+                stop = gr.Button("Stop", min_width=90, elem_id="stop-comparing")
+    said = gr.HTML(state_html("Nothing compared yet."), elem_id="compare-said")
+    pictures = gallery_of("Synthetic pictures", 5, "compared")
+    changes = gallery_of("Change against the first", 5, "changes")
 
     def run(prompt: Any, attribute: Any, seed: Any, steps: Any, guidance: Any, request: gr.Request) -> Iterator[Update]:
         yield from compare(studio, request.session_hash, prompt, attribute, seed, steps, guidance)
@@ -135,4 +139,4 @@ def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
         [button.click, prompt.submit], run, [prompt, attribute, *settings], [pictures, changes, said],
         api_name="compare", preprocess=False, show_progress="minimal", **exclusive,
     )  # fmt: skip
-    stop.click(studio.stop_for, None, None, api_visibility="private", queue=False)
+    stop.click(studio.line.stopper(TAB), None, None, api_visibility="private", queue=False)

@@ -15,14 +15,16 @@ from typing import Any
 import gradio as gr
 
 from synthcxr.demo import inputs
-from synthcxr.demo.generate import Pictures, gallery_of, state_html
+from synthcxr.demo.generate import Pictures, gallery_of
 from synthcxr.demo.inputs import chosen, number, one_line, whole
-from synthcxr.demo.studio import Studio
+from synthcxr.demo.studio import Studio, state_html, table_html, waiting_html
+from synthcxr.demo.turns import Job
 from synthcxr.errors import RunError
 from synthcxr.vocabulary import SEXES, Finding
 
 log = logging.getLogger(__name__)
 
+TAB = "dataset"
 FINDINGS = tuple(finding.value for finding in Finding)
 VIEWS = ("PA", "AP")
 HEADERS = ["row", "prompt", "seed", "attempts"]
@@ -31,14 +33,14 @@ SHOWN = 12
 STEPS = 25  # half of what the library takes: a first look shouldn't need minutes
 WAIT = 0.3  # seconds between two looks at the job
 
-Update = tuple[str, list[list[str]], Pictures, Any]
+Update = tuple[str, str, Pictures, Any]  # state and table as HTML, gallery, download
 
 
 def job_config(
-    studio: Studio, folder: Path, rows: Any, findings: Any, sexes: Any, views: Any, seed: Any, steps: Any, 
-    guidance: Any, screened: Any,
+    studio: Studio, rows: Any, findings: Any, sexes: Any, views: Any, seed: Any, steps: Any, guidance: Any,
+    screened: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """The config of `synthcxr synthesize`, as its YAML file holds it.
+    """The config of `synthcxr synthesize`, as its YAML file holds it, but for the output.
 
     Raises:
         UserError: an argument that breaks its rule.
@@ -51,7 +53,7 @@ def job_config(
         "sex": list(chosen("sex", sexes, SEXES)), "view": list(chosen("view", views, VIEWS)),
     }  # fmt: skip
     config = {
-        "plan": plan, "output": str(folder / "dataset"), "seed": whole("seed", seed, 0, inputs.MAX_SEED),
+        "plan": plan, "seed": whole("seed", seed, 0, inputs.MAX_SEED),
         "settings": {
             "steps": whole("steps", steps, 1, inputs.MAX_STEPS),
             "guidance": number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
@@ -72,29 +74,43 @@ def make_dataset(studio: Studio, session: str | None, *arguments: Any) -> Iterat
     Raises:
         gr.Error: an argument that breaks its rule, or a job that failed, with its one line.
     """
-    with one_line(), studio.running(session):
-        folder = studio.new_folder()
-        config = job_config(studio, folder, *arguments)
-        job = folder / "job.yaml"
-        job.write_text(json.dumps(config))  # JSON is YAML
-        wanted = config["plan"]["rows"]
-        yield state_html(f"Opening the model for {wanted} pictures."), [], [], gr.update(visible=False)
-        with _process(job) as process:
-            done = None
-            while process.poll() is None:
-                if studio.stopped:
-                    process.terminate()
-                    process.wait(10)
-                    yield state_html(f"Cancelled after {done or 0} of {wanted}."), [], [], gr.update(visible=False)
-                    return
-                time.sleep(WAIT)
-                now = _rows_done(folder / "dataset.run" / "log.jsonl")
-                if now != done:
-                    done = now
-                    yield state_html(f"{done} of {wanted} rows done."), gr.skip(), gr.skip(), gr.skip()
-            if process.returncode:
-                raise RunError(_last_line(folder / "log"))
-        yield _finished(folder)
+    from synthcxr.generate import Stopped
+
+    with one_line():
+        config = job_config(studio, *arguments)
+    wanted, done, hidden = config["plan"]["rows"], 0, gr.update(visible=False)
+    with one_line(), studio.line.job(session, TAB) as job:
+        try:
+            for before in job.turn():
+                yield waiting_html(before), "", [], hidden
+            yield state_html(f"Opening the model for {wanted} pictures."), "", [], hidden
+            folder = studio.new_folder()
+            for done in _progress(folder, config | {"output": str(folder / "dataset")}, job):
+                yield state_html(f"{done} of {wanted} rows done."), gr.skip(), gr.skip(), gr.skip()
+            yield _finished(folder)
+        except Stopped:
+            yield state_html(f"Cancelled after {done} of {wanted}."), "", [], hidden
+
+
+def _progress(folder: Path, config: dict[str, Any], job: Job) -> Iterator[int]:
+    """Run the command, and yield how many rows are done as long as it runs.
+
+    Raises:
+        Stopped: the job was withdrawn; its process has ended.
+        RunError: the command ended with a mistake, which this names.
+    """
+    from synthcxr.generate import Stopped
+
+    file = folder / "job.yaml"
+    file.write_text(json.dumps(config))  # JSON is YAML
+    with _process(file) as process:
+        while process.poll() is None:
+            if job.stopped():
+                raise Stopped
+            yield _rows_done(folder / "dataset.run" / "log.jsonl")
+            time.sleep(WAIT)
+        if process.returncode:
+            raise RunError(_last_line(folder / "log"))
 
 
 @contextmanager
@@ -150,7 +166,7 @@ def _finished(folder: Path) -> Update:
     state = f"{result['images']} of {result['planned']} rows, {result['drawn']} pictures drawn. "
     if result["images"] < result["planned"]:
         state += "The others were given up: no attempt passed the screen."
-    return state_html(state), rows, pictures, gr.update(value=str(archive), visible=True)
+    return state_html(state), table_html(HEADERS, rows), pictures, gr.update(value=str(archive), visible=True)
 
 
 def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
@@ -187,16 +203,7 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
             state = gr.HTML(state_html("Nothing made yet."), elem_id="dataset-state")
             archive = gr.DownloadButton("The dataset as ZIP", visible=False, elem_id="download-dataset")
             pictures = gallery_of(f"The first {SHOWN}", 4, "made")
-            table = gr.Dataframe(
-                headers=HEADERS,
-                datatype="str",
-                interactive=False,
-                label="Rows",
-                max_height=320,
-                elem_id="rows",
-                column_widths=["12%", "50%", "26%", "12%"],
-                wrap=True,
-            )
+            table = gr.HTML(elem_id="rows")
 
     def run(
         rows: Any, findings: Any, sexes: Any, views: Any, seed: Any, steps: Any, guidance: Any, screened: Any,
@@ -215,4 +222,4 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
         show_progress="hidden",
         **exclusive,
     )
-    stop.click(studio.stop_for, None, None, api_visibility="private", queue=False)
+    stop.click(studio.line.stopper(TAB), None, None, api_visibility="private", queue=False)

@@ -13,7 +13,7 @@ from synthcxr.conditions import parse_prompt
 from synthcxr.demo import inputs
 from synthcxr.demo.inputs import condition_of, number, one_line, whole
 from synthcxr.demo.pickers import pickers
-from synthcxr.demo.studio import Drawn, Studio, said_html, understood_lines
+from synthcxr.demo.studio import Drawn, Studio, said_html, state_html, understood_lines, waiting_html
 from synthcxr.errors import UserError
 
 EXAMPLES = [
@@ -21,6 +21,7 @@ EXAMPLES = [
     "58 year old male. AP view. Edema. Cardiomegaly.",
     "34 year old female. PA view. No acute findings.",
 ]
+TAB = "generate"
 LEFT_OUT = "Left out: what looks like a name, a date or a number of a record."
 
 Pictures = list[tuple[str, str]]  # a PNG's path and its caption
@@ -38,7 +39,7 @@ def draw(
     from synthcxr.generate import Request, Stopped
     from synthcxr.model.sampler import SamplerSettings
 
-    with one_line(), studio.running(session):
+    with one_line():
         condition = condition_of(prompt)
         settings = SamplerSettings(
             steps=whole("steps", steps, 1, inputs.MAX_STEPS),
@@ -47,12 +48,16 @@ def draw(
         first, wanted = whole("seed", seed, 0, inputs.MAX_SEED), whole("count", count, 1, inputs.MAX_COUNT)
         requests = [Request(condition=condition, seed=first + i) for i in range(wanted)]
         note = LEFT_OUT if condition != parse_prompt(prompt) else ""
-        drawn: list[Drawn] = []
-        studio.model()  # what it never saw is known once it's open
-        said = understood_lines(studio, condition)
-        yield [], said + state_html(f"Drawing {wanted}. {note}"), []
+    drawn: list[Drawn] = []
+    said = understood_lines(studio, condition)
+    with one_line(), studio.line.job(session, TAB) as job:
         try:
-            for picture in studio.draw(requests, settings):
+            for before in job.turn():
+                yield [], said + waiting_html(before), []
+            yield [], said + state_html(f"Drawing {wanted}. {note}"), []
+            studio.model()
+            said = understood_lines(studio, condition)  # what it never saw is known now, wherever it came from
+            for picture in studio.draw(requests, settings, job.stopped):
                 drawn.append(picture)
                 yield captioned(drawn), said + state_html(f"{len(drawn)} of {wanted} drawn. {note}"), list(drawn)
         except Stopped:
@@ -62,10 +67,6 @@ def draw(
 def captioned(drawn: list[Drawn]) -> Pictures:
     """What the gallery shows."""
     return [(str(one.png), f"synthetic · seed {one.seed} · {one.prompt or 'no prompt'}") for one in drawn]
-
-
-def state_html(text: str) -> str:
-    return f'<p class="state" role="status">{text.strip()}</p>'
 
 
 def zipped(drawn: list[Drawn]) -> Path:
@@ -115,12 +116,12 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
                 stop = gr.Button("Stop", elem_id="stop", min_width=90)
         with gr.Column(scale=3, min_width=320):
+            said = gr.HTML(understood_lines(studio, parse_prompt(EXAMPLES[0])), elem_id="said")
             gallery = gallery_of("Synthetic pictures", 2, "pictures")
             with gr.Row(elem_classes="actions", visible=False) as downloads:
                 png = gr.DownloadButton("PNG", elem_id="download-png", min_width=90)
                 dicom = gr.DownloadButton("DICOM", elem_id="download-dicom", min_width=90)
                 archive = gr.DownloadButton("All as ZIP", elem_id="download-zip", min_width=90)
-            said = gr.HTML(understood_lines(studio, parse_prompt(EXAMPLES[0])), elem_id="said")
     chosen.follow(prompt)
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     prompt.change(partial(_preview, studio), prompt, said, preprocess=False, trigger_mode="always_last", **quiet)
@@ -146,7 +147,7 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
         return _files(drawn[event.index])
 
     gallery.select(selected_files, drawn, [downloads, png, dicom], **quiet)
-    stop.click(studio.stop_for, None, None, api_name="stop", queue=False)
+    stop.click(studio.line.stopper(TAB), None, None, api_name="stop", queue=False)
 
 
 def _files(one: Drawn) -> list[Any]:

@@ -15,13 +15,13 @@ from synthcxr.demo.dataset import dataset_tab
 from synthcxr.demo.generate import generate_tab
 from synthcxr.demo.studio import CACHE_AGE, CACHE_CHECKED, Studio
 from synthcxr.demo.style import CSS, theme
+from synthcxr.demo.turns import WAITING
 from synthcxr.errors import ConfigError, RunError
 
 HEAD = """
 <div id="head"><h1>synthcxr</h1><p>Synthetic chest radiographs from a text prompt.</p>
 <span class="badge">Research only. Not for diagnosis.</span></div>
 """
-WAITING = 16  # requests that may wait; the next one is told that the page is busy
 
 
 def build(model: str | None = None) -> gr.Blocks:
@@ -30,8 +30,9 @@ def build(model: str | None = None) -> gr.Blocks:
         # In gradio's own cache, files are served as they are and are deleted when they are old.
         studio = Studio(model, page.GRADIO_CACHE)
         drawn = gr.State([], time_to_live=CACHE_AGE)
-        # One event at a time uses the model, whichever tab it comes from.
-        exclusive: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+        # One event at a time uses the model, whichever tab it comes from: the studio's line sees to that, since what
+        # waits in gradio's own queue can be told nothing and can't be taken back by the server.
+        exclusive: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None}
         gr.HTML(HEAD)
         with gr.Tab("Generate"):
             generate_tab(studio, drawn, exclusive)

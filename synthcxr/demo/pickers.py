@@ -45,9 +45,9 @@ def pickers(prompt: str) -> Pickers:
     with gr.Group(elem_classes="picks"):
         for number in range(ROWS):
             with gr.Row(elem_classes="more" if number else ""):  # the first row's labels stand for all to the eye
-                rows.append(_dropdown("Finding", [one.value for one in Finding], next(values), scale=3))
-                rows.append(_dropdown("Side", [*SIDES], next(values), scale=2))
-                rows.append(_dropdown("Severity", SEVERITY_LABELS, next(values), scale=2))
+                rows.append(_dropdown("Finding", [one.value for one in Finding], next(values), scale=5))
+                rows.append(_dropdown("Side", [*SIDES], next(values), scale=3))
+                rows.append(_dropdown("Severity", SEVERITY_LABELS, next(values), scale=4))
     return Pickers([age, sex, view, race, *rows])
 
 

@@ -1,19 +1,17 @@
-"""The model behind the page, opened at the first request, the files it draws, and the flag that stops a drawing."""
+"""The model behind the page, opened at the first request, who may use it, and the files it draws."""
 
 import html
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gradio as gr
-
 from synthcxr.conditions import Condition, describe
+from synthcxr.demo.turns import Line
 from synthcxr.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +33,10 @@ class Drawn:
 
 
 class Studio:
-    """Draws for one request at a time; gradio's queue sees to that.
+    """Draws for whoever's turn it is.
+
+    Attributes:
+        line: where requests for the model take their turns.
 
     Args:
         model: folder or hub id with its revision; None: the embedded model.
@@ -43,9 +44,8 @@ class Studio:
     """
 
     def __init__(self, model: str | None, folder: str | Path):
-        self.source, self._lock, self._stop = model, threading.Lock(), threading.Event()
+        self.source, self.line, self._lock = model, Line(), threading.Lock()
         self._opened: Model | None = None
-        self._running: str | None = None
         self._outputs = 0
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="synthcxr-", dir=folder, ignore_cleanup_errors=True)
@@ -86,34 +86,15 @@ class Studio:
         folder = EMBEDDED if self.source is None else Path(self.source)
         return folder if folder.is_dir() else None
 
-    @contextmanager
-    def running(self, session: str | None) -> Iterator[None]:
-        """While entered, `stop` by the same session stops what runs."""
-        self._running = session
-        self._stop.clear()
-        try:
-            yield
-        finally:
-            self._running = None
-
-    def stop(self, session: str | None = None) -> None:
-        """End what this session has running: a drawing within one sampling step. Others' work goes on."""
-        if self._running == session:
-            self._stop.set()
-
-    def stop_for(self, request: gr.Request) -> None:
-        """`stop`, by whoever asks from the page."""
-        self.stop(request.session_hash)
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    def draw(self, requests: Sequence["Request"], settings: "SamplerSettings") -> Iterator[Drawn]:
+    def draw(
+        self, requests: Sequence["Request"], settings: "SamplerSettings", stop: Callable[[], bool]
+    ) -> Iterator[Drawn]:
         """Draw each picture and yield it as soon as it's on disk.
 
+        Args:
+            stop: asked at each step of the sampler.
         Raises:
-            Stopped: `stop` was called.
+            Stopped: `stop` was true.
             UserError: the model can't be opened.
         """
         from synthcxr.dicom.write import DicomSettings
@@ -124,7 +105,7 @@ class Studio:
         # One picture a batch: each shows as soon as it's drawn, and a step, which Stop waits for, is short.
         generator = Generator(self.model(), settings, batch_size=1)
         folder = self.new_folder()
-        for place, generated in enumerate(generator(requests, progress=False, stop=self._stop.is_set)):
+        for place, generated in enumerate(generator(requests, progress=False, stop=stop)):
             seed = generated.request.seed
             # Files, since the gallery would turn pictures in memory into lossy WebP without marks.
             path = folder / f"synthetic-{place:02d}-seed-{seed}.png"
@@ -151,13 +132,16 @@ def understood_lines(studio: Studio, condition: Condition) -> str:
     rows = [("Understood", describe(condition))]
     if info := studio.info():
         from synthcxr.conditions import to_prompt
-        from synthcxr.model.prompts import understood
+        from synthcxr.model.prompts import rare, understood
 
         kept, missing = understood(condition, info.template, info.words)
         told = to_prompt(kept, info.template)
         rows.append(("The model is told", told or "nothing; it draws any radiograph"))
         if missing:
             rows.append(("The model never saw", ", ".join(missing)))
+        if few := rare(kept, info.findings):
+            named = [f"{finding.value.lower()}: {count} training images" for finding, count in few.items()]
+            rows.append(("It hardly knows", ", ".join(named)))
     return said_html(rows)
 
 
@@ -165,3 +149,22 @@ def said_html(rows: Sequence[tuple[str, str]]) -> str:
     """Label and text a row, as they are: nothing a user wrote is markup."""
     body = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in rows)
     return f'<dl class="said">{body}</dl>'
+
+
+def table_html(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts, as they are; nothing where there are no rows."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in headers)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def state_html(text: str) -> str:
+    """What is going on, which screen readers are told too."""
+    return f'<p class="state" role="status">{html.escape(text.strip())}</p>'
+
+
+def waiting_html(before: int) -> str:
+    """That a job waits for its turn."""
+    return state_html(f"Waiting for {before} other request{'s' if before > 1 else ''}. Stop takes yours back.")

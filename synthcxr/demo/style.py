@@ -26,23 +26,44 @@ CSS = """
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); margin: 0; }
 .picks .more .block { padding-top: 8px; }
 .picks .secondary-wrap, .picks .wrap-inner { padding-left: 4px; padding-right: 0; }
+.tab-container button.selected { color: #0f766e !important; }
+.dark .tab-container button.selected { color: #2dd4bf !important; }
 .lead { max-width: 76ch; }
 .lead p { color: var(--body-text-color-subdued); }
 .pictures .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important;
   overflow: visible; }
-.pictures .grid-container { grid-template-rows: none !important; }
-.pictures .caption-label { opacity: 1 !important; } /* also under the pointer */
+.pictures .grid-container { grid-template-rows: none !important; grid-auto-rows: auto !important; }
 .pictures > .block-label, .pictures label[data-testid=block-label] { position: static; border: 0; background: none;
   padding: 8px 12px 0; }
-.pictures .thumbnail-item, .pictures .thumbnail-lg { background: #000; border-radius: 8px; border-color: transparent; }
-.pictures .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; border: 0; border-radius: 0 0 8px 8px;
-  white-space: normal; background: rgba(10, 14, 18, .78); color: #fff; font-size: .78rem; line-height: 1.35;
-  padding: 5px 9px; }
+/* Captions lie below pictures, never over them: the bases of the lungs are what many prompts are about. */
+.pictures .thumbnail-lg { display: flex !important; flex-direction: column; aspect-ratio: auto !important;
+  height: auto !important; background: none; border-color: transparent; border-radius: 8px; overflow: visible; }
+.pictures .thumbnail-lg img { width: 100% !important; height: auto !important; aspect-ratio: 1; background: #000;
+  border-radius: 8px; object-fit: contain; }
+.pictures .caption-label { position: static !important; opacity: 1 !important; max-width: 100%; border: 0;
+  white-space: normal; background: none; color: var(--body-text-color); font-size: .8rem; line-height: 1.4;
+  padding: 6px 2px 8px; text-align: left; transform: none !important; }
+.pictures .preview { background: var(--block-background-fill); backdrop-filter: none; }
+.pictures:has(.preview) .gallery-container { min-height: min(640px, 100vw); }
+.pictures .preview .caption { font-weight: 400; color: var(--body-text-color); white-space: normal !important;
+  overflow: visible; max-width: 100%; text-align: center; padding: 0 12px; }
+#compared .grid-container, #changes .grid-container { display: flex !important; flex-wrap: wrap; }
+#compared .thumbnail-lg, #changes .thumbnail-lg { flex: 1 1 170px; max-width: 280px; }
+.short { max-width: 560px; }
+.rows { overflow: auto; max-height: 360px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
+.rows table { width: 100%; border-collapse: collapse; font-size: .9rem; color: var(--body-text-color); }
+.rows th, .rows td { text-align: left; padding: 7px 10px; border-bottom: 1px solid var(--border-color-primary); }
+.rows th { position: sticky; top: 0; background: var(--block-background-fill); font-weight: 600; }
+.rows td:nth-child(3) { font-variant-numeric: tabular-nums; white-space: nowrap; }
+#audited article { display: flex; gap: 22px; padding: 18px 0; border-bottom: 1px solid var(--border-color-primary); }
+#audited figure { margin: 0; flex: 0 0 168px; }
+#audited img { width: 168px; height: 168px; border-radius: 8px; background: #000; display: block; }
+#audited figcaption { font-size: .8rem; padding-top: 6px; color: var(--body-text-color); }
 dl.said { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; font-size: .94rem; }
 dl.said dt { color: var(--body-text-color-subdued); }
 dl.said dd { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color); }
 p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--body-text-color); min-height: 1.4em; }
-.card { border-top: 1px solid var(--border-color-primary); padding-top: 12px; }
+.block.card { border-top: 1px solid var(--border-color-primary); padding-top: 12px; }
 .card table, .prose table { display: block; overflow-x: auto; border: 0 !important; }
 .card td, .card th { border-color: var(--border-color-primary) !important; }
 .card td, .card th { word-break: normal !important; overflow-wrap: normal !important; }
@@ -55,7 +76,14 @@ p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--bod
   dl.said { grid-template-columns: 1fr; gap: 0; }
   dl.said dd { margin-bottom: 8px; }
   .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
-  .pictures .caption-label { font-size: .7rem; padding: 3px 6px; }
+  #compared .thumbnail-lg, #changes .thumbnail-lg { flex-basis: 42%; max-width: 49%; }
+  .pictures .caption-label { font-size: .74rem; }
+  .rows { overflow: auto; max-height: 360px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
+.rows table { width: 100%; border-collapse: collapse; font-size: .9rem; color: var(--body-text-color); }
+.rows th, .rows td { text-align: left; padding: 7px 10px; border-bottom: 1px solid var(--border-color-primary); }
+.rows th { position: sticky; top: 0; background: var(--block-background-fill); font-weight: 600; }
+.rows td:nth-child(3) { font-variant-numeric: tabular-nums; white-space: nowrap; }
+#audited article { flex-direction: column; gap: 10px; }
   #head .badge { font-size: .8rem; }
   .tight .head { flex-wrap: nowrap !important; gap: 4px; }
   .tight .head input[type=number] { max-width: 56px; padding: 0 4px; }
@@ -82,8 +110,8 @@ def theme() -> gr.themes.Base:
         block_title_text_weight="600",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
         button_primary_text_color="white",
         button_primary_text_color_dark="white",
     )

@@ -1,6 +1,6 @@
 """From a condition to the words that one model was trained on, and on to its embeddings."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from diffusers import DiffusionPipeline
@@ -8,6 +8,8 @@ from diffusers import DiffusionPipeline
 from synthcxr.conditions import Condition, FindingState, to_prompt, unseen_words
 from synthcxr.model.bases import PromptEmbeddings, base_of
 from synthcxr.vocabulary import Finding
+
+RARE = 100  # training images of a finding, below which a user is told
 
 
 def words_of(prompts: Iterable[str], ages: Collection[int]) -> tuple[str, ...]:
@@ -45,6 +47,12 @@ def understood(condition: Condition, template: str, words: Collection[str] | Non
     single = {name: getattr(condition, name) for name in ("age", "sex", "race", "view", "text")}
     kept_fields = {name: value for name, value in single.items() if value is None or says(**{name: value})}
     return Condition(findings=findings, **kept_fields), missing
+
+
+def rare(condition: Condition, counts: Mapping[Finding, int] | None) -> dict[Finding, int]:
+    """Findings of the condition that fewer than RARE training images showed, and how many; {} where nobody counted."""
+    asked = [finding for finding, state in condition.findings.items() if state.state == "present"]
+    return {f: counts.get(f, 0) for f in asked if counts.get(f, 0) < RARE} if counts is not None else {}
 
 
 @torch.no_grad()
