@@ -51,7 +51,7 @@ def dataset(page: Page) -> None:
 def audit(page: Page) -> None:
     page.get_by_role("tab", name="Audit").click()
     page.click("#audit")
-    page.wait_for_function("/passes|fails/.test(document.querySelector('#audited').innerText)", timeout=PATIENCE)
+    page.wait_for_selector("#audit-state :text('4 of 4 audited')", timeout=PATIENCE)
 
 
 def about(page: Page) -> None:

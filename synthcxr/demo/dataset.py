@@ -30,7 +30,6 @@ VIEWS = ("PA", "AP")
 HEADERS = ["row", "prompt", "seed", "attempts"]
 SHARD_ROWS = 4  # pictures between two reports of progress
 SHOWN = 12
-STEPS = 25  # half of what the library takes: a first look shouldn't need minutes
 WAIT = 0.3  # seconds between two looks at the job
 
 Update = tuple[str, str, Pictures, Any]  # state and table as HTML, gallery, download
@@ -189,7 +188,7 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
                 rows = gr.Slider(1, inputs.MAX_ROWS, 8, step=1, label="Rows", min_width=130, buttons=[])
                 seed = gr.Number(0, label="Seed", minimum=0, maximum=inputs.MAX_SEED, precision=0, min_width=120)
             with gr.Row(elem_classes="tight"):
-                steps = gr.Slider(1, inputs.MAX_STEPS, STEPS, step=1, label="Steps", min_width=130, buttons=[])
+                steps = gr.Slider(1, inputs.MAX_STEPS, defaults.steps, step=1, label="Steps", min_width=130, buttons=[])
                 guidance = gr.Slider(
                     1, inputs.MAX_GUIDANCE, defaults.guidance, step=0.5, label="Guidance", min_width=130, buttons=[]
                 )
