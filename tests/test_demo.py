@@ -21,6 +21,8 @@ import pytest
 pytest.importorskip("gradio")
 client_library = pytest.importorskip("gradio_client")
 
+import gradio as gr  # noqa: E402
+
 from synthcxr.conditions import Condition, parse_prompt  # noqa: E402
 from synthcxr.data.dataset import Dataset  # noqa: E402
 from synthcxr.data.verify import verify  # noqa: E402
@@ -33,6 +35,7 @@ from synthcxr.demo.generate import EXAMPLES, captioned, draw, zipped  # noqa: E4
 from synthcxr.demo.inputs import MAX_PROMPT  # noqa: E402
 from synthcxr.demo.pickers import ROWS, prompt_of, values_of  # noqa: E402
 from synthcxr.demo.studio import CACHE_AGE, Studio  # noqa: E402
+from synthcxr.dicom.read import read_dicom  # noqa: E402
 from synthcxr.errors import ConfigError, RunError  # noqa: E402
 from synthcxr.images import DIGITAL_SOURCE_TYPE, read_image, read_provenance  # noqa: E402
 
@@ -134,6 +137,30 @@ def test_bad_input_is_answered_in_one_readable_line(port: int, changed: dict[str
     assert "Traceback" not in answer and len(answer) < 500
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "\ud800",
+        "a\x00b\x1b[31m",
+        "\u202e" * MAX_PROMPT,
+        "\U0001f4a5" * MAX_PROMPT,
+        "{age} {0} %s $HOME",
+        "../../x\\n^1",
+        "\n\r\t",
+    ],
+    ids=["half a surrogate", "control", "right to left", "emoji", "templates", "paths", "blank"],
+)
+def test_odd_text_is_drawn_or_told(tiny_model: Path, tmp_path: Path, prompt: str) -> None:
+    try:
+        *_, (pictures, said, (one,)) = draw(Studio(str(tiny_model), tmp_path), None, prompt, 0, 1, 1, 2)
+    except gr.Error as error:
+        assert "prompt" in error.message
+        return
+    assert len(pictures) == 1 and "1 of 1 drawn" in said
+    assert read_provenance(one.png)["origin"] == "synthetic" and read_dicom(one.dicom).pixels.shape == (64, 64)
+    assert zipped([one]).is_file()
+
+
 def test_missing_model_is_named_at_the_first_request(tmp_path: Path) -> None:
     drawing = draw(Studio(str(tmp_path), tmp_path / "cache"), None, PROMPT, 0, 1, 1, 2)
     assert "Drawing 1" in next(drawing)[1]  # the page says so, and looks for the model only now
@@ -199,8 +226,9 @@ def test_files_lie_in_a_folder_of_their_own_that_goes_with_the_page(tiny_model: 
     path = Path(pictures[0][0])
     assert path.is_file() and path.parent.parent.stat().st_mode & 0o077 == 0
     os.utime(path.parent, (0, time.time() - CACHE_AGE - 1))
-    studio.new_folder()
+    names = {studio.new_folder().name for _ in range(3)}
     assert not path.exists()
+    assert len(names) == 3 and all(len(name) == 16 for name in names)  # others' can't be had by counting on
     with pytest.raises(Exception, match="deleted after an hour"):
         zipped(drawn)
     del studio
@@ -394,12 +422,13 @@ def test_memory_stays_flat_over_a_thousand_requests(port: int, client: Any) -> N
 
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc here")
-    arguments = json.dumps({"data": [PROMPT, 0, 1, 1, 2.0]})
     call = f"http://127.0.0.1:{port}/gradio_api/call/generate"
     sizes = []
     with httpx.Client(timeout=PATIENCE) as session:
         for number in range(1000):
-            event = session.post(call, content=arguments, headers=JSON).json()["event_id"]
+            prompt = f"{number % 90} year old male. AP view. Free text {number}."  # what is kept by prompt would show
+            body = json.dumps({"data": [prompt, number, 1, 1, 2.0]})
+            event = session.post(call, content=body, headers=JSON).json()["event_id"]
             assert "event: complete" in session.get(f"{call}/{event}").text
             if number % 100 == 99:
                 sizes.append(resident())

@@ -137,6 +137,6 @@ def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
 
     gr.on(
         [button.click, prompt.submit], run, [prompt, attribute, *settings], [pictures, changes, said],
-        api_name="compare", preprocess=False, show_progress="minimal", **exclusive,
+        api_name="compare", preprocess=False, show_progress="minimal", show_progress_on=pictures, **exclusive,
     )  # fmt: skip
     stop.click(studio.line.stopper(TAB), None, None, api_visibility="private", queue=False)

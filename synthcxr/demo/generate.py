@@ -132,7 +132,7 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
     drawing = gr.on(
         [button.click, prompt.submit], run, [prompt, *settings], [gallery, said, drawn], api_name="generate",
         preprocess=False,  # gradio's own checks trip over NaN, and word their errors without the field's name
-        show_progress="minimal", **exclusive,
+        show_progress="minimal", show_progress_on=gallery, **exclusive,
     )  # fmt: skip
 
     def first_files(drawn: list[Drawn]) -> list[Any]:

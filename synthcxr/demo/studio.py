@@ -1,6 +1,7 @@
 """The model behind the page, opened at the first request, who may use it, and the files it draws."""
 
 import html
+import secrets
 import shutil
 import tempfile
 import threading
@@ -46,7 +47,6 @@ class Studio:
     def __init__(self, model: str | None, folder: str | Path):
         self.source, self.line, self._lock = model, Line(), threading.Lock()
         self._opened: Model | None = None
-        self._outputs = 0
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="synthcxr-", dir=folder, ignore_cleanup_errors=True)
 
@@ -115,11 +115,9 @@ class Studio:
             yield Drawn(path, dicom, generated.prompt, seed)
 
     def new_folder(self) -> Path:
-        """A fresh folder for files; those that are too old go first, whoever forgot them."""
+        """A fresh folder for files, whose name nobody guesses; those that are too old go first, whoever forgot them."""
         root = Path(self._folder.name)
-        with self._lock:
-            self._outputs += 1
-            folder = root / str(self._outputs)
+        folder = root / secrets.token_hex(8)  # who knows the path of a file is served it
         for old in root.iterdir():
             if time.time() - old.stat().st_mtime > CACHE_AGE:
                 shutil.rmtree(old, ignore_errors=True)
