@@ -151,10 +151,11 @@ def test_bad_input_is_answered_in_one_readable_line(port: int, changed: dict[str
     ids=["half a surrogate", "control", "right to left", "emoji", "templates", "paths", "blank"],
 )
 def test_odd_text_is_drawn_or_told(tiny_model: Path, tmp_path: Path, prompt: str) -> None:
+    studio = Studio(str(tiny_model), tmp_path)
     try:
-        *_, (pictures, said, (one,)) = draw(Studio(str(tiny_model), tmp_path), None, prompt, 0, 1, 1, 2)
+        *_, (pictures, said, (one,)) = draw(studio, None, prompt, 0, 1, 1, 2)
     except gr.Error as error:
-        assert "prompt" in error.message
+        assert prompt == "\ud800" and error.message == "prompt holds half a character; type it again"
         return
     assert len(pictures) == 1 and "1 of 1 drawn" in said
     assert read_provenance(one.png)["origin"] == "synthetic" and read_dicom(one.dicom).pixels.shape == (64, 64)

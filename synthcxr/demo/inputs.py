@@ -33,6 +33,8 @@ def condition_of(prompt: Any) -> Condition:
         raise UserError("prompt must be text")
     if len(prompt) > MAX_PROMPT:  # the text box holds only browsers to it
         raise UserError(f"prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT}")
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # JSON can hold one half of a pair, no file can
+        raise UserError("prompt holds half a character; type it again")
     from synthcxr.generate_run import without_identifiers
 
     return parse_prompt(without_identifiers(prompt))
