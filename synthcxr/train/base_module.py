@@ -12,7 +12,6 @@ from synthcxr.runs import derive_seed
 from synthcxr.train.config import BaseConfig, LoraSettings
 
 log = logging.getLogger(__name__)
-TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class BaseModule(nn.Module):
@@ -82,7 +81,7 @@ def build_module(pipeline: DiffusionPipeline, settings: BaseConfig, seed: int, h
         if settings.denoiser:
             _adapt(module.denoiser, lora, module.base.lora)
         for encoder in module.text_encoders.values():
-            _adapt(encoder, lora, TEXT_ATTENTION)
+            _adapt(encoder, lora, module.base.text_lora)
     if settings.gradient_checkpointing:
         module.denoiser.enable_gradient_checkpointing()
         for encoder in module.text_encoders.values():

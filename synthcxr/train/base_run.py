@@ -9,8 +9,9 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from synthcxr.data.corpus import load_corpus
 from synthcxr.data.dataset import Dataset
-from synthcxr.errors import RunError
+from synthcxr.errors import ModelError, RunError
 from synthcxr.files import atomic_path, remove, write_json
+from synthcxr.model.bases import base_named
 from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import Model, load_model, save_model
 from synthcxr.runs import Run
@@ -47,6 +48,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
         if folder.finished:
             return folder.result
         base = load_model(config.base.model)
+        _check_adapters(config, type(base.pipeline).__name__)
         if accelerator.is_main_process:
             _check_base(config.output / "base.json", base.hash)
         train, validation = (
@@ -91,6 +93,16 @@ def _check_base(file: Path, now: str) -> None:
             f"base.model isn't the one this run began with (sha256 {before[:12]}, now {now[:12]}); restore it"
         )
     write_json(file, {"sha256": now})
+
+
+def _check_adapters(config: TrainConfig, pipeline: str) -> None:
+    """Before hours of training: adapters that couldn't be written to a file aren't trained."""
+    lora = config.base.lora
+    if lora and lora.text_encoder and not base_named(pipeline).text_lora:
+        raise ModelError(
+            f"base.lora.text_encoder = true: {pipeline}'s files of adapters have no room for a text encoder's; "
+            "leave it out, or train it whole (base.text_encoder=true without lora)"
+        )
 
 
 def _finished(stage: BaseStage, output: Path) -> Model:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from synthcxr.errors import ModelError
 from synthcxr.model.bases import PromptEmbeddings
 from synthcxr.model.bases.published import PUBLISHED
-from synthcxr.train.base_module import TEXT_ATTENTION, BaseModule, build_module, trains_text
+from synthcxr.train.base_module import BaseModule, build_module, trains_text
 from synthcxr.train.config import TrainConfig
 
 GIB = 2**30
@@ -84,7 +84,7 @@ def estimate(config: TrainConfig, half: bool, processes: int = 1) -> Estimate:
 
 def _adapted(module: BaseModule) -> list[nn.Linear]:
     """The layers that get an adapter; peft goes by the ends of names as well."""
-    wanted = {name: TEXT_ATTENTION for name in module.text_encoders} | {module.base.denoiser: module.base.lora}
+    wanted = {name: module.base.text_lora for name in module.text_encoders} | {module.base.denoiser: module.base.lora}
     return [
         layer
         for part, network in module.parts.items()

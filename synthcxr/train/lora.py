@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import nn
+
+CLIP = "text_model."  # what published CLIP keys begin with; transformers 5 has flattened the class, but no file
 
 
 def save_lora(pipeline: DiffusionPipeline, parts: dict[str, nn.Module], folder: Path) -> None:
@@ -18,21 +21,24 @@ def save_lora(pipeline: DiffusionPipeline, parts: dict[str, nn.Module], folder: 
         parts: by their names in the pipeline; those without adapters are left out.
     """
     adapted = {name: part for name, part in parts.items() if hasattr(part, "peft_config")}
-    layers = {
-        f"{name}_lora_layers": {
-            key: value.detach().cpu().contiguous() for key, value in get_peft_model_state_dict(part).items()
-        }
-        for name, part in adapted.items()
-    }
-    # Without it, alpha would be taken to be the rank.
-    told = {f"{name}_lora_adapter_metadata": _settings_of(part) for name, part in adapted.items()}
-    pipeline.save_lora_weights(folder, **layers, **told)
+    pipeline.save_lora_weights(folder, **{f"{name}_lora_layers": _layers(part) for name, part in adapted.items()})
 
 
-def _settings_of(part: nn.Module) -> dict[str, Any]:
-    """peft's own, with sets in order: equal adapters make equal files."""
-    told = part.peft_config["default"].to_dict()
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
+def _layers(part: nn.Module) -> dict[str, torch.Tensor]:
+    """A part's adapters by the keys of the published files, their output as it is added to the weights'.
+
+    The scale, alpha / rank, is in the weights: not every program that reads such a file looks for another place, and
+    without one it's 1.
+    """
+    settings = part.peft_config["default"]
+    told = {}
+    for key, value in get_peft_model_state_dict(part).items():
+        scale = settings.lora_alpha / settings.r if ".lora_B." in key else 1.0
+        clip = key.startswith("encoder.") and type(part).__name__ == "CLIPTextModel"
+        told[CLIP * clip + key] = (scale * value.detach()).cpu().contiguous()
+    published = convert_state_dict_to_diffusers(told)
+    # Only attention has published names; of a mixture stock pipelines would read one half.
+    return told if any(".lora_A." in key for key in published) else published
 
 
 @dataclass(frozen=True)

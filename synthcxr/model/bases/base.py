@@ -49,6 +49,7 @@ class Base:
         predict: (denoiser, noisy latents (b, c, h, w), times (b,) in [0, 1000), embeddings, sizes (b, 6)) to what the
             denoiser tells, (b, c, h, w). Sizes are height and width three times: native, crop offset, target.
         lora: the denoiser's linear layers that LoRA adapts, by the ends of their names.
+        text_lora: the same of its text encoders; none where the pipeline's own files of adapters have no room for them.
         tokens: what its text encoders read of a prompt at most, begin and end included.
         guided: tensors of its pipeline's loop whose first half is the empty prompt's: where there are any, guidance may
             end before the last step, and be rescaled.
@@ -63,6 +64,7 @@ class Base:
     predict: Predict
     lora: tuple[str, ...]
     tokens: int
+    text_lora: tuple[str, ...] = ()
     guided: tuple[str, ...] = ()
     arguments: Mapping[str, bool | None] = field(default_factory=dict)
     settings: Mapping[str, bool] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from torch import nn
 from synthcxr.model.bases.base import Base, PromptEmbeddings
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def encode(pipeline: DiffusionPipeline, prompts: list[str], device: torch.device) -> PromptEmbeddings:
@@ -38,10 +39,11 @@ def predict_xl(
 
 
 STABLE_DIFFUSION = Base(
-    "unet", ("text_encoder",), ("tokenizer",), encode, predict, ATTENTION, 77, guided=("prompt_embeds",)
+    "unet", ("text_encoder",), ("tokenizer",), encode, predict, ATTENTION, 77, TEXT_ATTENTION, guided=("prompt_embeds",)
 )
 STABLE_DIFFUSION_XL = Base(
     "unet", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), encode_xl, predict_xl, ATTENTION, 77,
+    TEXT_ATTENTION,
     guided=("prompt_embeds", "add_text_embeds", "add_time_ids"),
     # Training drops captions to the empty prompt, not to zeros.
     settings={"force_zeros_for_empty_prompt": False},
