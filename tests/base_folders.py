@@ -77,7 +77,8 @@ def stable_diffusion_xl(folder: Path) -> Path:
 
 
 def sana(folder: Path) -> Path:
-    words = {name: i for i, name in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *sorted(canonical_words())])}
+    ages = map(str, range(120))
+    words = {name: i for i, name in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *sorted(canonical_words()), *ages])}
     pieces = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     pieces.pre_tokenizer = pre_tokenizers.Whitespace()
     pieces.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", words["<bos>"])])

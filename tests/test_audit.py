@@ -162,7 +162,8 @@ def by_heart(model: Model, images: list[np.ndarray]) -> Callable[..., UNet2DCond
         latents = Denoiser(model).latents([Known(image, Condition(), SIDE) for image in images]).double()
 
     def forward(x, t, encoder_hidden_states=None, return_dict=True, **_):
-        alpha, sigma = schedule[int(t)].sqrt(), (1 - schedule[int(t)]).sqrt()
+        share = schedule[int(t.flatten()[0])]  # of a batch, all have the same time
+        alpha, sigma = share.sqrt(), (1 - share).sqrt()
         seen = x.double()
         apart = (seen[:, None] - alpha * latents[None]).square().sum(dim=(2, 3, 4))
         weights = torch.softmax(-apart / (2 * sigma**2), dim=1)

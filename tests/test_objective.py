@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from synthcxr.errors import ModelError
-from synthcxr.train.objective import objective_of, scheduler_for
+from synthcxr.model.objective import objective_of, scheduler_for
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 X, NOISE = torch.randn(2, 6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -14,10 +14,12 @@ X, NOISE = torch.randn(2, 6, 4, 8, 8, generator=torch.Generator().manual_seed(0)
 def objectives():
     plain = PNDMScheduler(**BETAS)
     v = scheduler_for(plain, "v_prediction", True, None)
-    return {"epsilon": plain, "v": v, "flow": scheduler_for(plain, "flow_prediction", False, 3.0)}
+    flow, sample = scheduler_for(plain, "flow_prediction", False, 3.0), PNDMScheduler(**BETAS)
+    sample.register_to_config(prediction_type="sample")
+    return {"epsilon": plain, "v": v, "flow": flow, "sample": sample}
 
 
-@pytest.mark.parametrize("name", ["epsilon", "v", "flow"])
+@pytest.mark.parametrize("name", ["epsilon", "v", "flow", "sample"])
 def test_what_is_told_gives_the_clean_latents_back(name):
     """x_0 from the prediction and x_t, as every sampler computes it."""
     objective = objective_of(objectives()[name])
@@ -28,8 +30,11 @@ def test_what_is_told_gives_the_clean_latents_back(name):
         "epsilon": lambda: (noisy - sigma * told) / alpha,
         "v_prediction": lambda: alpha * noisy - sigma * told,
         "flow_prediction": lambda: noisy - sigma * told,
+        "sample": lambda: told,
     }[objective.prediction]()
     assert torch.allclose(back, X, atol=1e-3)
+    clean, noise = objective.split(noisy, told, alpha, sigma)
+    assert torch.allclose(clean, X, atol=1e-3) and torch.allclose(noise, NOISE, atol=1e-3)
 
 
 def test_alphas_are_those_of_stock_schedulers():
@@ -53,6 +58,7 @@ def test_min_snr_weights_of_epsilon_and_v():
     of_v = objective_of(schedulers["v"], 5.0).weight(alpha, sigma)
     assert torch.allclose(of_epsilon, torch.tensor([1.0, 1.0, 5 / 80]))
     assert torch.allclose(of_v, torch.tensor([0.1 / 1.1, 5 / 6, 5 / 81]))
+    assert torch.allclose(objective_of(schedulers["sample"], 5.0).weight(alpha, sigma), torch.tensor([0.1, 5.0, 5.0]))
     with pytest.raises(ModelError, match="min_snr"):
         objective_of(schedulers["flow"], 5.0)
     assert objective_of(schedulers["v"]).weight(alpha, sigma).tolist() == [1, 1, 1]

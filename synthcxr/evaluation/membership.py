@@ -11,15 +11,20 @@ import numpy as np
 import torch
 
 from synthcxr.conditions import Condition, to_prompt
-from synthcxr.diffusion import image_noise
+from synthcxr.diffusion import image_noise, noised
 from synthcxr.evaluation.scores import Score, auc, auc_interval
 from synthcxr.images import to_float, to_square
+from synthcxr.model.bases import PromptEmbeddings, base_of
 from synthcxr.model.folder import Model
+from synthcxr.model.latents import posterior, scaled
+from synthcxr.model.objective import STEPS, objective_of
 from synthcxr.model.prompts import embed, understood
 
 LOSS_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5)  # shares of the schedule at which the loss is taken
 SECMI_TIME, SECMI_STEPS = 0.1, 10  # of Duan et al. 2023: t = 100 of 1000, in steps of 10
 BATCH = 16
+
+Conditions = tuple[PromptEmbeddings, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,45 +41,36 @@ class Denoiser:
 
     def __init__(self, model: Model):
         self.model, self.pipeline = model, model.pipeline
-        self.alphas = model.pipeline.scheduler.alphas_cumprod.double()
-
-    @property
-    def times(self) -> int:
-        return len(self.alphas)
+        self.base, self.objective = base_of(self.pipeline), objective_of(self.pipeline.scheduler)
 
     def latents(self, known: Sequence[Known]) -> torch.Tensor:
         """(b, c, h, w), scaled: the mean of the encoder, no sample."""
         vae, size = self.pipeline.vae, self.model.info.resolution
         images = torch.from_numpy(np.stack([to_square(to_float(one.pixels), size) for one in known]))[:, None]
-        images = images.expand(-1, getattr(vae.config, "in_channels", 1), -1, -1).to(vae.device)
-        return vae.encode(images).latent_dist.mean * vae.config.scaling_factor
+        return scaled(posterior(vae, images)[0], vae)
 
-    def conditions(self, known: Sequence[Known]) -> dict[str, object]:
-        """The UNet's arguments for what images are labelled with, as the stock pipelines hand them over."""
+    def conditions(self, known: Sequence[Known]) -> Conditions:
+        """What images are labelled with, as training hands it to the denoiser: embedded prompts, and sizes (b, 6)."""
         info = self.model.info
         told = [to_prompt(understood(one.condition, info.template, info.words)[0], info.template) for one in known]
+        native = torch.tensor([[min(one.native, info.resolution)] * 2 for one in known])
+        sizes = torch.cat([native, torch.zeros_like(native), torch.full_like(native, info.resolution)], dim=1)
         embedded = embed(self.pipeline, told)
-        arguments: dict[str, object] = {"encoder_hidden_states": embedded.tokens}
-        if embedded.pooled is not None:
-            native = torch.tensor([[min(one.native, info.resolution)] * 2 for one in known])
-            target = torch.full_like(native, info.resolution)
-            ids = torch.cat([native, torch.zeros_like(native), target], dim=1).to(embedded.tokens)
-            arguments["added_cond_kwargs"] = {"text_embeds": embedded.pooled, "time_ids": ids}
-        return arguments
+        return embedded, sizes.to(embedded.tokens)
 
-    def split(self, x_bchw: torch.Tensor, t: int, conditions: dict[str, object]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clean latents and noise, as the model sees them in x_t; whatever it predicts (Salimans and Ho 2022)."""
-        alpha, sigma = float(self.alphas[t].sqrt()), float((1 - self.alphas[t]).sqrt())
-        told = self.pipeline.unet(x_bchw, t, **conditions).sample.float()
-        kind = self.pipeline.scheduler.config.prediction_type
-        if kind == "v_prediction":
-            return alpha * x_bchw - sigma * told, sigma * x_bchw + alpha * told
-        if kind == "epsilon":
-            return (x_bchw - sigma * told) / max(alpha, 1e-4), told
-        return told, (x_bchw - alpha * told) / max(sigma, 1e-4)
+    def split(self, x_bchw: torch.Tensor, t: int, conditions: Conditions) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean latents and noise, as the model sees them in x_t; whatever it predicts."""
+        times = torch.full((len(x_bchw),), t, device=x_bchw.device)
+        told = self.base.predict(self.base.denoiser_of(self.pipeline), x_bchw, times, *conditions).float()
+        return self.objective.split(x_bchw, told, *self.levels(x_bchw, t))
 
     def noised(self, clean: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
-        return float(self.alphas[t].sqrt()) * clean + float((1 - self.alphas[t]).sqrt()) * noise
+        return noised(clean, noise, *self.levels(clean, t))
+
+    def levels(self, latents: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha and sigma at a time of STEPS."""
+        alpha, sigma = self.objective.levels(torch.tensor([t]))
+        return alpha.to(latents), sigma.to(latents)
 
 
 @torch.inference_mode()
@@ -85,7 +81,7 @@ def losses(denoiser: Denoiser, known: Sequence[Known], seed: int) -> np.ndarray:
         clean, conditions = denoiser.latents(batch), denoiser.conditions(batch)
         errors = []
         for number, share in enumerate(LOSS_TIMES):
-            t = int(share * denoiser.times)
+            t = int(share * STEPS)
             noise = image_noise([seed + number], clean.shape[1:]).to(clean).expand_as(clean)
             seen, _ = denoiser.split(denoiser.noised(clean, noise, t), t, conditions)
             errors.append((seen - clean).square().mean(dim=(1, 2, 3)))
@@ -97,9 +93,9 @@ def losses(denoiser: Denoiser, known: Sequence[Known], seed: int) -> np.ndarray:
 @torch.inference_mode()
 def step_errors(denoiser: Denoiser, known: Sequence[Known]) -> np.ndarray:
     """(n,) t-error of SecMI (Duan et al. 2023, eq. 9): how far a step on and back along DDIM's path leads astray."""
-    end = int(SECMI_TIME * denoiser.times)
+    end = int(SECMI_TIME * STEPS)
     times = np.linspace(0, end, SECMI_STEPS + 1).astype(int).tolist()
-    beyond = min(end + (times[-1] - times[-2]), denoiser.times - 1)
+    beyond = min(end + (times[-1] - times[-2]), STEPS - 1)
 
     def of(batch: Sequence[Known]) -> np.ndarray:
         x, conditions = denoiser.latents(batch), denoiser.conditions(batch)

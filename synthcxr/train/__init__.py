@@ -15,7 +15,6 @@ run.py          the command: config in, MODEL folder out
 
 With a base (see synthcxr.model.bases):
 
-objective.py    epsilon, v or flow, by the base's own schedule
 cache.py        rows of arrays in parts, made once by all processes
 latents.py      mean and log-variance of each image, cached
 wordings.py     what is said of each image, and its cached embeddings

@@ -14,6 +14,7 @@ from synthcxr.data.corpus import Corpus
 from synthcxr.files import atomic_path, write_json
 from synthcxr.images import contact_sheet
 from synthcxr.model.autoencoder import psnr
+from synthcxr.model.latents import posterior
 from synthcxr.runs import Run
 from synthcxr.train.autoencoder import edge_loss, to_images, to_pixels
 from synthcxr.train.batches import batch_items, share, step_rng
@@ -37,8 +38,7 @@ class DecoderModule(nn.Module):
         From the mean of the posterior: its deviation is far below what a denoiser leaves.
         """
         with torch.no_grad():
-            told = self.vae.encode(images_b1hw.repeat(1, self.vae.config.in_channels, 1, 1))
-            latents = told.latent if hasattr(told, "latent") else told.latent_dist.mean
+            latents, _ = posterior(self.vae, images_b1hw)
         return self.vae.decode(latents).sample.mean(dim=1, keepdim=True)
 
 

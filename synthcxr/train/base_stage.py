@@ -14,6 +14,7 @@ from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.images import contact_sheet
 from synthcxr.model.bases import PromptEmbeddings
 from synthcxr.model.folder import Model, ModelInfo
+from synthcxr.model.objective import objective_of, scheduler_for
 from synthcxr.train.base_module import build_module, trains_text
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.cache import Rows
@@ -21,7 +22,6 @@ from synthcxr.train.config import TrainConfig
 from synthcxr.train.denoiser import SHEET_CONDITIONS
 from synthcxr.train.latents import cached_latents, moments, sampled
 from synthcxr.train.live import LiveImages
-from synthcxr.train.objective import objective_of, scheduler_for
 from synthcxr.train.wordings import Wordings, cached_embeddings, embeddings, wordings_of
 
 VALIDATION_BATCH = 8

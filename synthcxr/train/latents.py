@@ -10,13 +10,13 @@ from torch import nn
 
 from synthcxr.data.corpus import Corpus
 from synthcxr.images import to_float
+from synthcxr.model.latents import posterior, scaled
 from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.batches import step_rng
 from synthcxr.train.cache import Rows, cached_rows
 
 CHUNK = 8  # images encoded at once
-NO_VARIANCE = -30.0  # log-variance of an autoencoder that tells no distribution
 
 
 @torch.no_grad()
@@ -30,18 +30,13 @@ def moments(vae: nn.Module, pixels_bhw: np.ndarray, draws_b5: np.ndarray | None 
     images = torch.from_numpy(to_float(np.asarray(pixels_bhw))).unsqueeze(1)
     if draws_b5 is not None:
         images = augmented(images, torch.from_numpy(draws_b5).float())
-    parameter = next(vae.parameters())
-    told = vae.encode(images.repeat(1, vae.config.in_channels, 1, 1).to(parameter))
-    if hasattr(told, "latent"):  # a deterministic autoencoder, such as Sana's
-        return torch.cat([told.latent, torch.full_like(told.latent, NO_VARIANCE)], dim=1).float()
-    return torch.cat([told.latent_dist.mean, told.latent_dist.logvar], dim=1).float()
+    return torch.cat(posterior(vae, images), dim=1).float()
 
 
 def sampled(moments_bchw: torch.Tensor, draws_bchw: torch.Tensor, vae: nn.Module) -> torch.Tensor:
     """Latents as the denoiser sees them, scaled; `draws` is standard normal, (b, channels, h, w)."""
     mean, logvar = moments_bchw.chunk(2, dim=1)
-    latents = mean + (0.5 * logvar).exp() * draws_bchw
-    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+    return scaled(mean + (0.5 * logvar).exp() * draws_bchw, vae)
 
 
 def draws_of(seed: int, record: str, variant: int) -> np.ndarray:

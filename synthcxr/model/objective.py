@@ -1,7 +1,7 @@
-"""What a denoiser learns to tell, and over which noise: epsilon, v or flow, by the schedule of a stock scheduler."""
+"""What a denoiser tells, and over which noise: epsilon, v, flow or x_0, by the schedule of a stock scheduler."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
@@ -9,13 +9,14 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from synthcxr.diffusion import alpha_sigma, min_snr_weight, stratified_timesteps, v_target
 from synthcxr.errors import ModelError
 
-Prediction = Literal["epsilon", "v_prediction", "flow_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
 STEPS = 1000
+TINY = 1e-4  # least share of latents or noise that is divided by
 
 
 @dataclass(frozen=True)
 class Objective:
-    """x_t = alpha x_0 + sigma eps; alpha^2 + sigma^2 = 1 for epsilon and v, alpha + sigma = 1 for flow.
+    """x_t = alpha x_0 + sigma eps; alpha^2 + sigma^2 = 1, but for flow: alpha + sigma = 1.
 
     Attributes:
         alphas_cumprod: alpha^2 at each of the 1000 timesteps; None for flow.
@@ -49,22 +50,39 @@ class Objective:
     def target(
         self, x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
     ) -> torch.Tensor:
-        """What should be told: the noise; v; or the flow eps - x_0 (Liu et al. 2023, eq. 1)."""
+        """What should be told: the noise; v; x_0; or the flow eps - x_0 (Liu et al. 2023, eq. 1)."""
         match self.prediction:
             case "epsilon":
                 return noise_bchw
             case "v_prediction":
                 return v_target(x_bchw, noise_bchw, alpha, sigma)
-            case _:
+            case "sample":
+                return x_bchw
+            case "flow_prediction":
                 return noise_bchw - x_bchw
 
+    def split(
+        self, x_t: torch.Tensor, told: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean latents and noise, as one who tells this sees them in x_t (Salimans and Ho 2022, appendix D)."""
+        match self.prediction:
+            case "epsilon":
+                return (x_t - sigma * told) / alpha.clamp_min(TINY), told
+            case "v_prediction":
+                return alpha * x_t - sigma * told, sigma * x_t + alpha * told
+            case "sample":
+                return told, (x_t - alpha * told) / sigma.clamp_min(TINY)
+            case "flow_prediction":
+                return x_t - sigma * told, x_t + alpha * told
+
     def weight(self, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """Weights of the squared error, (b,): of epsilon, min(SNR, gamma) / SNR (Hang et al. 2023, eq. 6)."""
+        """Weights of the squared error, (b,): for x_0, min(SNR, gamma) (Hang et al. 2023, eq. 6); for others alike."""
         if self.min_snr is None:
             return torch.ones(len(alpha), device=alpha.device)
         of_v = min_snr_weight(alpha, sigma, self.min_snr)
-        # With alpha^2 + sigma^2 = 1, SNR + 1 = 1 / sigma^2 and the error of epsilon is that of v times alpha^2.
-        return (of_v / alpha.square() if self.prediction == "epsilon" else of_v).flatten()
+        # With alpha^2 + sigma^2 = 1, SNR + 1 = 1 / sigma^2; v's error is epsilon's over alpha^2 and x_0's over sigma^2.
+        over = {"epsilon": alpha.square(), "sample": sigma.square()}.get(self.prediction, 1.0)
+        return (of_v / over).flatten()
 
 
 def objective_of(scheduler: SchedulerMixin, min_snr: float | None = None) -> Objective:
@@ -77,11 +95,11 @@ def objective_of(scheduler: SchedulerMixin, min_snr: float | None = None) -> Obj
     flow = config.get("prediction_type") == "flow_prediction" or "FlowMatch" in type(scheduler).__name__
     if flow:
         if min_snr is not None:
-            raise ModelError("base.min_snr is for epsilon and v; leave it out for a model that tells flow")
+            raise ModelError("base.min_snr is for epsilon, v and x_0; leave it out for a model that tells flow")
         return Objective("flow_prediction", None, config.get("flow_shift", config.get("shift", 1.0)))
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ModelError(f"a model that tells {prediction!r} can't be trained; give one of epsilon, v or flow")
+    if prediction not in get_args(Prediction):
+        raise ModelError(f"what a model tells as {prediction!r} isn't known; give one of epsilon, v, flow or sample")
     zero = bool(config.get("rescale_betas_zero_snr"))
     if zero and prediction == "epsilon":
         raise ModelError("base.zero_terminal_snr goes with base.prediction=v_prediction: noise alone tells no epsilon")
