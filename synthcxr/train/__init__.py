@@ -18,7 +18,7 @@ With a base (see synthcxr.model.bases):
 cache.py        rows of arrays in parts, made once by all processes
 latents.py      mean and log-variance of each image, cached
 wordings.py     what is said of each image, and its cached embeddings
-live.py         images read from shards a step ahead, instead of the cache
+ahead.py        the next batch, made in a thread
 base_module.py  what is trained: denoiser, text encoders, adapters
 base_stage.py   the stage
 base_decoder.py the base's decoder on radiographs, before it

@@ -1,30 +1,59 @@
 """The stage that retrains a base: latents and prompts from their caches, noise from each sample's own generator."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from synthcxr.conditions import Condition
 from synthcxr.data.corpus import Corpus
+from synthcxr.diffusion import noised
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.images import contact_sheet
 from synthcxr.model.bases import PromptEmbeddings
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.model.objective import objective_of, scheduler_for
+from synthcxr.train.ahead import Ahead
 from synthcxr.train.base_module import build_module, trains_text
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.cache import Rows
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.denoiser import SHEET_CONDITIONS
+from synthcxr.train.denoiser import SHEET_CONDITIONS, shown_findings
 from synthcxr.train.latents import cached_latents, moments, sampled
-from synthcxr.train.live import LiveImages
 from synthcxr.train.wordings import Wordings, cached_embeddings, embeddings, wordings_of
 
 VALIDATION_BATCH = 8
+READERS = 4  # of images that aren't cached
+Place = tuple[int, int, int]  # step, place among the processes and their parts of a batch, how many there are
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a step is computed from, drawn and read on the processor.
+
+    Attributes:
+        images: (b,) indices.
+        moments: (b, 2 * channels, h, w) of latents; None where pixels are encoded in the step.
+        pixels, augmentation: uint8 (b, h, w) and (b, 5), else None.
+        prompts: their embeddings, or themselves.
+        times: (b,), as the objective has them.
+        sizes: (b, 6), see bases.Base.predict.
+        draws: standard normal (b, 2, channels, h, w): for the latents, and the noise.
+    """
+
+    images: np.ndarray
+    moments: torch.Tensor | None
+    pixels: np.ndarray | None
+    augmentation: np.ndarray | None
+    prompts: PromptEmbeddings | list[str]
+    times: torch.Tensor
+    sizes: torch.Tensor
+    draws: torch.Tensor
 
 
 class BaseStage:
@@ -50,6 +79,10 @@ class BaseStage:
         self._cache(accelerator)
         half = accelerator.mixed_precision == "bf16"
         self.module = build_module(pipeline, settings, config.seed, half)
+        if accelerator.distributed_type is not DistributedType.FSDP:  # which cuts contiguous weights alone
+            self.module.denoiser.to(memory_format=torch.channels_last)  # convolutions are faster so
+        self._readers = ThreadPoolExecutor(READERS) if self.live else None
+        self._ahead = Ahead(self.batch, self._following)
 
     def _cache(self, accelerator: Accelerator) -> None:
         """Encode what is encoded once, on the device; then only what is needed in each step stays there."""
@@ -62,12 +95,13 @@ class BaseStage:
         for part in frozen:
             part.requires_grad_(False).eval()
         self.vae = self.pipeline.vae.to(accelerator.device)
-        live = settings.latents == "live"
-        self.live = LiveImages(self.train) if live else None
-        variants = settings.variants
-        self.latents = None if live else cached_latents(cache, self.train, variants, config.seed, self.vae, accelerator)
+        self.live, variants = settings.latents == "live", settings.variants
+        self.latents = (
+            None if self.live else cached_latents(cache, self.train, variants, config.seed, self.vae, accelerator)
+        )
         self.checked_latents = cached_latents(cache, self.validation, 1, config.seed, self.vae, accelerator)
-        if not live:
+        self.latent_shape = self._latent_shape()
+        if not self.live:
             self.vae.to("cpu")
         self.told = self.checked_told = None
         if not trains_text(settings):
@@ -78,6 +112,10 @@ class BaseStage:
             )
             self.pipeline.to("cpu")
 
+    def _latent_shape(self) -> tuple[int, int, int]:
+        twice, height, width = self.checked_latents.fetch([0])["moments"].shape[1:]
+        return twice // 2, height, width
+
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
         return [self.train.records[index].id for index in self._batch(step)]
@@ -86,53 +124,69 @@ class BaseStage:
         return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
-        """Mean weighted error over this process's part of the batch of one step.
+        """Mean weighted error over this process's part of the batch of one step."""
+        errors, _ = self._errors(module, self._ahead.take((step, rank, processes)), device)
+        return errors.mean()
+
+    def _following(self, place: Place) -> Place:
+        """What this process computes next: another part of the same step, or the first one of the step after."""
+        step, rank, processes = place
+        parts = self.settings.accumulate
+        return (step, rank + 1, processes) if (rank + 1) % parts else (step + 1, rank + 1 - parts, processes)
+
+    def batch(self, place: Place) -> Samples:
+        """One process's part of the batch of one step.
 
         All that's drawn for a sample depends on the seed, the step and its place in the batch alone.
         """
+        step, rank, processes = place
         settings, seed = self.settings, self.config.seed
         batch = self._batch(step)
-        places = range(rank, len(batch), processes)
-        rngs = [step_rng(seed, f"sample/{place}", step) for place in places]
+        rngs = [step_rng(seed, f"sample/{place}", step) for place in range(rank, len(batch), processes)]
         indices = share(batch, rank, processes)
         dropped = [rng.random() < settings.caption_dropout for rng in rngs]
         said = [int(rng.integers(0, settings.wordings)) for rng in rngs]
         prompts = [0 if d else int(self.wordings.rows[i, w]) for i, w, d in zip(indices, said, dropped, strict=True)]
         variants = [int(rng.integers(0, settings.variants)) for rng in rngs]
+        told = pixels = augmentation = None
         if self.live:
-            pixels = self.live.fetch(indices, share(self._batch(step + 1), rank, processes))
-            told = moments(self.vae, pixels, np.stack([rng.random(5) for rng in rngs]))
+            pixels = np.stack(list(self._readers.map(self.train.pixels.__getitem__, map(int, indices))))
+            augmentation = np.stack([rng.random(5) for rng in rngs])
         else:
             rows = [int(i) * settings.variants + k for i, k in zip(indices, variants, strict=True)]
-            told = torch.from_numpy(self.latents.fetch(rows)["moments"]).float()
+            told = torch.from_numpy(self.latents.fetch(rows)["moments"])
         times = self._times(len(batch), step_rng(seed, "times", step))[rank::processes]
-        errors = self._errors(module, told, self._told(self.wordings, self.told, prompts, device), times,
-                              self.train.native[indices], rngs, device)  # fmt: skip
-        return errors[0].mean()
+        return Samples(
+            indices, told, pixels, augmentation, self._told(self.wordings, self.told, prompts), times,
+            self._sizes(self.train.native[indices]), self._draws(rngs),
+        )  # fmt: skip
 
     def _times(self, count: int, rng: np.random.Generator) -> torch.Tensor:
         times = self.objective.times(torch.from_numpy(rng.random(count)))
         return times[torch.from_numpy(rng.permutation(count))]
 
-    def _told(
-        self, wordings: Wordings, rows: Rows | None, prompts: Sequence[int], device: torch.device
-    ) -> PromptEmbeddings | list[str]:
-        return [wordings.prompts[i] for i in prompts] if rows is None else embeddings(rows, prompts, device)
+    def _told(self, wordings: Wordings, rows: Rows | None, prompts: Sequence[int]) -> PromptEmbeddings | list[str]:
+        return [wordings.prompts[i] for i in prompts] if rows is None else embeddings(rows, prompts)
 
-    def _errors(
-        self, module: nn.Module, told_bchw: torch.Tensor, prompts: PromptEmbeddings | list[str], times: torch.Tensor,
-        native: np.ndarray, rngs: Sequence[np.random.Generator], device: torch.device,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Weighted and plain mean squared error for each image, (b,)."""
-        channels, shape = told_bchw.shape[1] // 2, told_bchw.shape[2:]
+    def _draws(self, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
+        """(b, 2, channels, h, w): for the latents, and the noise, all of a channel's shifted by the offset."""
+        channels, *shape = self.latent_shape
         draws = np.stack([rng.standard_normal((2, channels, *shape), dtype=np.float32) for rng in rngs])
         shifts = np.stack([rng.standard_normal((channels, 1, 1), dtype=np.float32) for rng in rngs])
-        draws, shifts = torch.from_numpy(draws).to(device), torch.from_numpy(shifts).to(device)
-        latents = sampled(told_bchw.to(device), draws[:, 0], self.vae)
-        noise = draws[:, 1] + self.settings.noise_offset * shifts
-        alpha, sigma = (part.to(device) for part in self.objective.levels(times))
-        noisy = alpha * latents + sigma * noise
-        prediction = module(noisy, times.to(device), prompts, self._sizes(native).to(device)).float()
+        draws[:, 1] += np.float32(self.settings.noise_offset) * shifts
+        return torch.from_numpy(draws)
+
+    def _errors(self, module: nn.Module, own: Samples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted and plain mean squared error for each image, (b,)."""
+        told = moments(self.vae, own.pixels, own.augmentation) if own.moments is None else own.moments
+        latents, noise = (
+            sampled(told.to(device).float(), own.draws[:, 0].to(device), self.vae),
+            own.draws[:, 1].to(device),
+        )
+        alpha, sigma = (part.to(device) for part in self.objective.levels(own.times))
+        noisy = noised(latents, noise, alpha, sigma).contiguous(memory_format=torch.channels_last)
+        prompts = own.prompts if isinstance(own.prompts, list) else own.prompts.to(device)
+        prediction = module(noisy, own.times.to(device), prompts, own.sizes.to(device)).float()
         plain = (prediction - self.objective.target(latents, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
         return plain * self.objective.weight(alpha, sigma), plain
 
@@ -148,12 +202,14 @@ class BaseStage:
         for number, start in enumerate(range(0, len(self.checked), VALIDATION_BATCH)):
             part = self.checked[start : start + VALIDATION_BATCH]
             rngs = [step_rng(self.config.seed, f"validation/{index}", 0) for index in part]
-            told = torch.from_numpy(self.checked_latents.fetch(part)["moments"]).float()
-            rows = self.checked_wordings.rows[part, 0]
-            prompts = self._told(self.checked_wordings, self.checked_told, rows, device)
+            told = torch.from_numpy(self.checked_latents.fetch(part)["moments"])
+            prompts = self._told(self.checked_wordings, self.checked_told, self.checked_wordings.rows[part, 0])
             times = self._times(len(part), step_rng(self.config.seed, "validation times", number))
+            sizes = self._sizes(self.validation.native[part])
             with self.autocast():
-                errors = self._errors(module, told, prompts, times, self.validation.native[part], rngs, device)
+                errors = self._errors(
+                    module, Samples(part, told, None, None, prompts, times, sizes, self._draws(rngs)), device
+                )
             weighted += errors[0].tolist()
             plain += errors[1].tolist()
         return {"loss": float(np.mean(weighted)), "mse": float(np.mean(plain)), "images": float(len(plain))}
@@ -192,6 +248,7 @@ class BaseStage:
         self.module.denoiser.register_to_config(sample_size=self.config.resolution // pipeline.vae_scale_factor)
         info = ModelInfo(
             name=self.config.name, template=self.settings.template, resolution=self.config.resolution,
+            findings=shown_findings([record.condition for record in self.train.records]),
             data_hash=self.train.hash, licence=self.config.licence,
             data_licences=tuple(sorted({record.licence for record in self.train.records})),
         )  # fmt: skip

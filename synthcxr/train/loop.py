@@ -79,7 +79,11 @@ class Trainer:
         optimizer = build_optimizer(self.trained, self.settings)
         self.module, self.optimizer = accelerator.prepare(stage.module, optimizer)
         self.ema = EMAModel(
-            self.trained, decay=self.settings.ema, use_ema_warmup=True, power=0.75
+            self.trained,
+            decay=self.settings.ema,
+            use_ema_warmup=True,
+            power=0.75,
+            foreach=accelerator.device.type == "cuda",  # a few kernels instead of one a weight
         )  # warm-up: the average forgets the random start
         self.ema.to(accelerator.device)
         self.step = 0

@@ -89,9 +89,9 @@ def cached_embeddings(cache: Path, wordings: Wordings, pipeline: DiffusionPipeli
     return cached_rows(cache / f"prompts-{digest[:16]}", len(wordings.prompts), make, accelerator, "prompts")
 
 
-def embeddings(rows: Rows, indices: Sequence[int], device: torch.device) -> PromptEmbeddings:
+def embeddings(rows: Rows, indices: Sequence[int]) -> PromptEmbeddings:
     """Cached embeddings of these prompts, in float32."""
     fields = {name: torch.from_numpy(array) for name, array in rows.fetch(indices).items()}
     return PromptEmbeddings(
-        **{name: value.to(device, torch.long if name == "mask" else torch.float32) for name, value in fields.items()}
+        **{name: value.to(torch.long if name == "mask" else torch.float32) for name, value in fields.items()}
     )
