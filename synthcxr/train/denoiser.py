@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
 from synthcxr.conditions import Condition, FindingState, canonical_words, to_prompt
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import alpha_sigma, min_snr_weight, noised, stratified_timesteps, v_target
-from synthcxr.files import atomic_path
 from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet
-from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
+from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.denoiser import ChestUNet, build_scheduler
 from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_tokenizer, build_unet
 from synthcxr.model.folder import Model, ModelInfo
@@ -27,10 +26,12 @@ from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
 from synthcxr.train.autoencoder import to_images
 from synthcxr.train.batches import NEGATABLE, batch_items, share, step_rng, training_prompt
+from synthcxr.train.cache import Rows, cached_rows
 from synthcxr.train.config import TrainConfig
 from synthcxr.vocabulary import Finding
 
 GAUSSIAN_IMAGES = 4000
+CHUNK = 16  # images encoded at once; it decides how they are augmented
 SHEET_CONDITIONS = (
     {"findings": ["No Finding"], "age": 30, "sex": "female", "view": "PA"},
     {"findings": ["No Finding"], "age": 70, "sex": "male", "view": "PA"},
@@ -66,7 +67,7 @@ class DenoiserStage:
 
     def __init__(
         self, config: TrainConfig, train: Corpus, validation: Corpus, autoencoder: ChestAutoencoder, cache: Path,
-        device: torch.device, start: Model | None = None,
+        accelerator: Accelerator, start: Model | None = None,
     ):  # fmt: skip
         self.config, self.settings = config, config.denoiser
         self.train, self.validation, self.autoencoder = train, validation, autoencoder
@@ -88,15 +89,18 @@ class DenoiserStage:
         rng = np.random.default_rng(config.seed)
         self.checked = rng.permutation(len(validation.records))[: self.settings.validation_images]
         tag = hash_of_weights(autoencoder.linear_encoder)  # which alone decides the latents
-        self.latents = _cached_latents(cache, tag, train, self.settings.variants, config.seed, autoencoder, device)
-        self.checked_latents = _cached_latents(cache, tag, validation, 1, config.seed, autoencoder, device)[:, 0]
+        self.latents, self.checked_latents = (
+            _cached_latents(cache, tag, corpus, variants, config.seed, autoencoder, accelerator)
+            for corpus, variants in ((train, self.settings.variants), (validation, 1))
+        )
         if not start:
             unet.gaussian.fit(self._clean_latents())
 
     def _clean_latents(self) -> torch.Tensor:
         """Scaled latents of some training images as they are, at random."""
-        rows = np.random.default_rng(self.config.seed).permutation(len(self.latents))[:GAUSSIAN_IMAGES]
-        latents = self.latents[np.sort(rows), 0, : self.autoencoder.config.latent_channels]
+        rows = np.sort(np.random.default_rng(self.config.seed).permutation(self.latents.count)[:GAUSSIAN_IMAGES])
+        channels = self.autoencoder.config.latent_channels
+        latents = np.stack([self.latents.fetch([row])["moments"][0, 0, :channels] for row in rows])
         return torch.from_numpy(latents.astype(np.float32)) * self.autoencoder.config.scaling_factor
 
     def sample_ids(self, step: int) -> list[str]:
@@ -110,7 +114,7 @@ class DenoiserStage:
         indices = batch_items(self.items, self.config.seed, step, settings.batch_size)
         rng = step_rng(self.config.seed, "denoiser", step)
         variants = rng.integers(0, settings.variants, len(indices))
-        moments = np.stack([self.latents[i, variant] for i, variant in zip(indices, variants, strict=True)])
+        moments = self.latents.fetch(indices)["moments"][np.arange(len(indices)), variants]
         prompts = [
             training_prompt(
                 self.train.records[index].condition, settings.template, rng,
@@ -158,9 +162,8 @@ class DenoiserStage:
         for number, part in enumerate(np.array_split(self.checked, max(1, len(self.checked) // 32))):
             rng = step_rng(self.config.seed, "validation", number)
             prompts = [to_prompt(self.validation.records[i].condition, self.settings.template) for i in part]
-            errors = self._errors(
-                module, self.checked_latents[part], prompts, self.validation.native[part], rng, 0, 1, device
-            )
+            moments = self.checked_latents.fetch(part)["moments"][:, 0]
+            errors = self._errors(module, moments, prompts, self.validation.native[part], rng, 0, 1, device)
             weighted += errors[0].tolist()
             plain += errors[1].tolist()
         return {"loss": float(np.mean(weighted)), "mse": float(np.mean(plain)), "images": float(len(plain))}
@@ -186,7 +189,7 @@ class DenoiserStage:
             template=self.settings.template,
             resolution=self.config.resolution,
             words=words_of(prompts, [c.age for c in conditions if c.age is not None]),
-            findings=_shown(conditions),
+            findings=shown_findings(conditions),
             data_hash=self.train.hash,
             licence=self.config.licence,
             data_licences=tuple(sorted({record.licence for record in self.train.records})),
@@ -199,7 +202,7 @@ class DenoiserStage:
         return self.model(self.module)
 
 
-def _shown(conditions: Sequence[Condition]) -> dict[Finding, int]:
+def shown_findings(conditions: Sequence[Condition]) -> dict[Finding, int]:
     """How many images show each finding of the vocabulary."""
     present = (f for condition in conditions for f, state in condition.findings.items() if state.state == "present")
     return {finding: count for finding, count in sorted(Counter(present).items())}
@@ -214,26 +217,23 @@ def hash_of_weights(module: nn.Module) -> str:
 
 
 def _cached_latents(
-    cache: Path, tag: str, corpus: Corpus, variants: int, seed: int, autoencoder: ChestAutoencoder, device: torch.device
-) -> np.ndarray:
-    """float16 (n, variants, 2 * channels, h, w): mean and logvar of each image as it is, then of augmented copies."""
+    cache: Path, tag: str, corpus: Corpus, variants: int, seed: int, autoencoder: ChestAutoencoder, acc: Accelerator
+) -> Rows:
+    """Row i, `moments`: float16 (variants, 2 * channels, h, w), of image i as it is, then of augmented copies."""
     key = derive_seed(seed, f"{corpus.hash}/{variants}/{tag}")
-    path = cache / f"latents-{key:016x}.npy"
-    if not path.exists():
-        side = corpus.pixels.shape[-1] // BLOCK
-        shape = (len(corpus.records), variants, 2 * autoencoder.config.latent_channels, side, side)
-        with atomic_path(path) as temporary:
-            latents = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-            for start in tqdm(range(0, len(corpus.records), 16), "latents"):
-                images = to_images(corpus.pixels[start : start + 16])
-                for variant in range(variants):
-                    copies = images
-                    if variant:
-                        rng = step_rng(seed, f"augment/{variant}", start)
-                        copies = augmented(images, torch.from_numpy(rng.random((len(images), 5))).float())
-                    latents[start : start + 16, variant] = _moments(autoencoder, copies.to(device))
-            latents.flush()
-    return np.load(path, mmap_mode="r")
+
+    def make(rows: range) -> dict[str, np.ndarray]:
+        told = []
+        for start in range(rows.start, rows.stop, CHUNK):
+            images = to_images(corpus.pixels[start : min(start + CHUNK, rows.stop)])
+            copies = [images]
+            for variant in range(1, variants):
+                draws = step_rng(seed, f"augment/{variant}", start).random((len(images), 5))
+                copies.append(augmented(images, torch.from_numpy(draws).float()))
+            told.append(np.stack([_moments(autoencoder, copy.to(acc.device)) for copy in copies], axis=1))
+        return {"moments": np.concatenate(told)}
+
+    return cached_rows(cache / f"latents-{key:016x}", len(corpus.records), make, acc, "latents")
 
 
 @torch.no_grad()

@@ -69,8 +69,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
             f"start = {shown(config.start)} must be a model that `synthcxr train` wrote; leave it out, or give one"
         )
     autoencoder = _autoencoder(config, train, validation, accelerator, folder, start)
-    with accelerator.main_process_first():
-        stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator.device, start)
+    stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator, start)
     Trainer(stage, accelerator, folder).fit()
     few_step = _few_step(config, train, validation, accelerator, folder, stage.model(stage.module))
     classifier = _classifier(config, train, validation, accelerator, folder)
