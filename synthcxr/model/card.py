@@ -15,6 +15,12 @@ CREDITS = {
 }
 
 
+DECODED = {
+    "psnr": "PSNR (dB)", "ssim": "SSIM", "crop_psnr": "PSNR (dB) of the busiest eighth of its squares",
+    "crop_ssim": "SSIM of the busiest eighth of its squares",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Training:
     """What a card says of a training run.
@@ -87,11 +93,13 @@ def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
     if told := measured.get("distillation"):
         rows.append(f"| few-step mode, mean squared distance of its latents from those of many steps "
                     f"| {told['latents_mse']:.4f} | {told['images']:.0f} |")  # fmt: skip
-    if decoder := measured.get("decoder"):
-        for name in ("psnr", "ssim"):
-            change = f"{decoder[f'{name}_before']:.3f}, now {decoder[name]:.3f}"
-            rows.append(f"| decoder, {name.upper()} before training on radiographs | {change} "
-                        f"| {decoder['images']:.0f} |")  # fmt: skip
+    for part, told in measured.items():
+        if part.split(",")[0] == "decoder":
+            rows += [
+                f"| {part}: {what} before training on radiographs | {told[f'{name}_before']:.3f}, now {told[name]:.3f} "
+                f"| {told['images']:.0f} |"
+                for name, what in DECODED.items()
+            ]
     return rows
 
 

@@ -22,6 +22,7 @@ from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Trainer
 
 MIN_IMAGES = 3  # of a finding, to be reported
+CROPS, MIN_CROP = 16, 16  # along a side; pixels (SSIM's window has 11)
 
 
 class DecoderModule(nn.Module):
@@ -72,30 +73,30 @@ class DecoderStage:
         return l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images)
 
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean PSNR (dB) and SSIM on held-out images that are native at the resolution."""
-        values, alike = self._scores(module, device)
-        return {"psnr": float(values.mean()), "ssim": float(alike.mean()), "images": float(len(values))}
+        """Mean PSNR (dB) and SSIM on held-out images that are native at the resolution, and on their busiest crops."""
+        return self.by_finding(module, device)["all"]
 
     def by_finding(self, module: nn.Module, device: torch.device) -> dict[str, dict[str, float]]:
-        """The same for the images with each finding, where there are a few."""
-        values, alike = self._scores(module, device)
+        """The same of `all` images, and of those with each finding where there are a few; see `scores`."""
+        told = self._scores(module, device)
         records = [self.validation.records[i] for i in self.checked]
-        told = {}
+        groups = {"all": np.ones(len(records), bool)}
         for finding in sorted({finding for record in records for finding in record.present}):
             own = np.array([finding in record.present for record in records])
             if own.sum() >= MIN_IMAGES:
-                told[finding.value] = {"psnr": values[own].mean(), "ssim": alike[own].mean(), "images": int(own.sum())}
-        return told
+                groups[finding.value] = own
+        return {
+            name: {**{key: float(values[own].mean()) for key, values in told.items()}, "images": int(own.sum())}
+            for name, own in groups.items()
+        }
 
     @torch.no_grad()
-    def _scores(self, module: nn.Module, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-        values, alike = [], []
+    def _scores(self, module: nn.Module, device: torch.device) -> dict[str, np.ndarray]:
+        parts = []
         for start in range(0, len(self.checked), 4):
             images = to_images(self.validation.pixels[self.checked[start : start + 4]])
-            told = module(images.to(device)).float().cpu()
-            values += psnr(images, told).tolist()
-            alike += ssim(images, told).tolist()
-        return np.array(values), np.array(alike)
+            parts.append(scores(images, module(images.to(device)).float().cpu()))
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     @torch.no_grad()
     def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
@@ -108,10 +109,11 @@ class DecoderStage:
 def trained_decoder(
     config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, run: Run,
     pipeline: DiffusionPipeline,
-) -> dict[str, float]:  # fmt: skip
-    """Put the trained decoder into the pipeline, of an earlier run of the stage or one now; gives what was measured.
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Put the trained decoder into the pipeline, of an earlier run of the stage or one now.
 
-    `decoder/result.json` has it by finding as well, before and after.
+    Returns:
+        what was measured after training and, as `..._before`, before: of `decoder`, and of `decoder, FINDING` each.
     """
     path, result = run.folder / "decoder" / "model", run.folder / "decoder" / "result.json"
     if not path.exists():
@@ -128,8 +130,11 @@ def trained_decoder(
         accelerator.free_memory()
     pipeline.vae = type(pipeline.vae).from_pretrained(path, use_safetensors=True)
     told = json.loads(result.read_text(encoding="utf-8"))
-    before, after = told["before"]["all"], told["after"]["all"]
-    return {**after, "psnr_before": before["psnr"], "ssim_before": before["ssim"]}
+    return {
+        "decoder" if name == "all" else f"decoder, {name}": after
+        | {f"{key}_before": value for key, value in told["before"][name].items() if key != "images"}
+        for name, after in told["after"].items()
+    }
 
 
 def _measured(stage: DecoderStage, accelerator: Accelerator, file: Path | None) -> dict[str, dict[str, float]]:
@@ -139,11 +144,35 @@ def _measured(stage: DecoderStage, accelerator: Accelerator, file: Path | None) 
     if not accelerator.is_main_process:
         return {}
     module = stage.module.eval()
-    told = {"all": stage.validate(module, accelerator.device), **stage.by_finding(module, accelerator.device)}
+    told = stage.by_finding(module, accelerator.device)
     module.train()
     if file:
         write_json(file, told)
     return told
+
+
+def scores(images_b1hw: torch.Tensor, told_b1hw: torch.Tensor) -> dict[str, np.ndarray]:
+    """PSNR (dB) and SSIM of each image, (b,), and as `crop_...` of its busiest crops together.
+
+    Those are, of the squares that an image is cut into, sixteen along each side, the eighth with the highest variance:
+    edges of lungs, heart and ribs, vessels, lines. Where a finding is, no label of these data says; small structures
+    are there if anywhere, and a mean over the whole picture, most of it smooth, hides what becomes of them.
+    """
+    side = max(MIN_CROP, images_b1hw.shape[-1] // CROPS)
+    squares, theirs = (_squares(part, side) for part in (images_b1hw, told_b1hw))
+    busiest = squares.flatten(2).var(dim=2).topk(max(1, squares.shape[1] // 8), dim=1).indices[:, :, None, None]
+    crops, told = (part.take_along_dim(busiest, dim=1) for part in (squares, theirs))
+    each = ssim(crops.flatten(0, 1)[:, None], told.flatten(0, 1)[:, None])
+    values = {
+        "psnr": psnr(images_b1hw, told_b1hw), "ssim": ssim(images_b1hw, told_b1hw),
+        "crop_psnr": psnr(crops, told), "crop_ssim": each.view(crops.shape[:2]).mean(1),
+    }  # fmt: skip
+    return {name: value.numpy() for name, value in values.items()}
+
+
+def _squares(images_b1hw: torch.Tensor, side: int) -> torch.Tensor:
+    """(b, n, side, side): an image cut into squares, without overlap."""
+    return images_b1hw[:, 0].unfold(1, side, side).unfold(2, side, side).flatten(1, 2)
 
 
 def ssim(a_b1hw: torch.Tensor, b_b1hw: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     accelerator.init_trackers("tensorboard")
     decoder = {}
     if config.base.decoder.steps:
-        decoder["decoder"] = trained_decoder(config, train, validation, accelerator, folder, base.pipeline)
+        decoder = trained_decoder(config, train, validation, accelerator, folder, base.pipeline)
     stage = BaseStage(config, train, validation, base.pipeline, accelerator)
     wordings = stage.wordings
     folder_log = {"prompts": len(wordings.prompts), "cut": wordings.cut, "limit": wordings.limit}
