@@ -1,5 +1,6 @@
 """Retraining an open model: each published layout, whole or by adapters, ends where an undisturbed run ends."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -7,25 +8,31 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from base_folders import FOLDERS
 from safetensors.torch import load_file
 
 from synthcxr.config import dump_config
+from synthcxr.data.corpus import load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ModelError, RunError
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.model.folder import Model, load_model
-from synthcxr.train.batches import share
+from synthcxr.model.push import PushConfig, check
+from synthcxr.train.ahead import Ahead
+from synthcxr.train.base_stage import BaseStage
 from synthcxr.train.checkpoint import latest_checkpoint
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Interrupted, Trainer
 from synthcxr.train.run import run
+from synthcxr.train.wordings import embeddings
 
 STEPS = 6
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 1, "log_every": 1, "validate_every": 100, "checkpoint_every": 2}
@@ -42,6 +49,7 @@ def folder(tmp_path_factory) -> Folder:
 
 def config(base: Path, dataset: Dataset, output: Path, **changes: object) -> TrainConfig:
     outer = {"data": [dataset.path], "output": output, "resolution": 64, "device": "cpu", "precision": "fp32"}
+    outer["licence"] = "CC BY 4.0"
     return TrainConfig(**outer, base={**COMMON, "model": str(base), **changes})
 
 
@@ -60,19 +68,17 @@ def stopped(settings: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -
             run(settings)
 
 
-def logging_batches(file: Path) -> None:
-    """From now on, the indices that each process sees in each step go to a file."""
-    import synthcxr.train.base_stage as module
+def logging_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, the indices that each process computes in each step go to a file."""
+    plain = Ahead.take
 
-    plain = share
-
-    def watched(batch: object, rank: int, processes: int) -> object:
-        own = plain(batch, rank, processes)
+    def watched(ahead: Ahead, place: object) -> object:
+        batch = plain(ahead, place)
         with open(file, "a") as out:
-            out.write(json.dumps([int(i) for i in own]) + "\n")
-        return own
+            out.write(json.dumps(batch.images.tolist()) + "\n")
+        return batch
 
-    module.share = watched
+    monkeypatch.setattr(Ahead, "take", watched)
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -103,6 +109,7 @@ def test_every_layout_trains_and_opens_in_stock_diffusers_and_here(folder, tiny_
     changed = [key for key in before if not torch.allclose(before[key].float(), after[key].float(), atol=2e-3)]
     assert changed
     assert "image-text" not in (tmp_path / "run" / "model" / "README.md").read_text()
+    check(PushConfig(model=tmp_path / "run" / "model", repository="a/b", public=True))  # its card has no blank
 
 
 @pytest.mark.parametrize(
@@ -180,13 +187,15 @@ def test_adapters_that_no_file_has_room_for_are_refused_before_training(folder, 
     assert not (tmp_path / "run" / "cache").exists()
 
 
-def test_parts_of_a_batch_and_gradient_checkpointing_change_nothing(folder, tiny_dataset, tmp_path):
+def test_parts_of_a_batch_and_gradient_checkpointing_change_nothing(folder, tiny_dataset, tmp_path, caplog):
     whole = config(folder("sd15"), tiny_dataset, tmp_path / "whole", steps=2)
     parts = config(
         folder("sd15"), tiny_dataset, tmp_path / "parts", steps=2, accumulate=2, gradient_checkpointing=True,
         xformers=True, optimizer="adamw8bit",
     )  # fmt: skip
     run(whole), run(parts)
+    for package, line in (("xformers", "xformers can't be loaded"), ("bitsandbytes", "8-bit Adam can't be loaded")):
+        assert (line in caplog.text) == (importlib.util.find_spec(package) is None)
     ours, theirs = (latest_checkpoint(path / "base" / "checkpoints").tensors for path in (whole.output, parts.output))
     close = {name: torch.allclose(tensor, theirs[name], atol=1e-5) for name, tensor in ours.items() if "model/" in name}
     assert close and sum(close.values()) > 0.98 * len(close)
@@ -210,15 +219,12 @@ def test_flow_and_v_with_zero_terminal_snr_are_written_into_the_scheduler(folder
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(folder, tiny_dataset, tmp_path, monkeypatch):
     """1 process, then 2: every image once an epoch (2 steps of 4 images), and the weights of an undisturbed run."""
-    import synthcxr.train.base_stage
-
-    monkeypatch.setattr(synthcxr.train.base_stage, "share", share)  # what logging_batches changes is put back
     once = {"sharp_repeats": 1, "finding_repeats": 1}
     straight, changed = (
         config(folder("sd15"), tiny_dataset, tmp_path / name).model_copy(update=once) for name in ("one", "two")
     )
     run(straight)
-    logging_batches(tmp_path / "first.jsonl")
+    logging_batches(tmp_path / "first.jsonl", monkeypatch)
     stopped(changed, 3, monkeypatch)  # in the middle of an epoch
     (tmp_path / "config.yaml").write_text(dump_config(changed))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
@@ -240,6 +246,29 @@ def test_a_run_goes_on_with_another_number_of_processes(folder, tiny_dataset, tm
         assert torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-3), name
 
 
+def test_what_a_step_is_computed_from_does_what_its_settings_say(folder, tiny_dataset, tmp_path):
+    """Offset of the noise, empty captions, sizes and views, of the layout that has them all."""
+    settings = config(folder("sdxl"), tiny_dataset, tmp_path, noise_offset=0.5, caption_dropout=0.5, batch_size=8)
+    train, validation = (load_corpus([tiny_dataset], split, 64, 5, None) for split in ("train", "validate"))
+    train = replace(train, native=np.arange(8) * 8 + 8)
+    stage = BaseStage(settings, train, validation, load_model(folder("sdxl")).pipeline, Accelerator(cpu=True))
+    own = stage.batch((0, 0, 1))
+    stage.settings = settings.base.model_copy(update={"noise_offset": 0.0, "caption_dropout": 0.0})
+    plain = stage.batch((0, 0, 1))
+    shift = own.draws - plain.draws
+    assert torch.equal(own.draws[:, 0], plain.draws[:, 0]) and shift[:, 1].flatten(2).std(2).max() < 1e-5
+    assert 0.3 < shift[:, 1, :, 0, 0].std() < 0.7  # 32 draws of deviation 0.5
+    silent = (own.prompts.tokens == embeddings(stage.told, [0]).tokens).flatten(1).all(1)
+    assert 0 < silent.sum() < 8 and torch.equal(own.prompts.tokens[~silent], plain.prompts.tokens[~silent])
+    assert {"PA", "AP"} == {
+        word for prompt in stage.wordings.prompts for word in prompt.split() if word in ("PA", "AP")
+    }
+    assert own.sizes[:, 0].tolist() == train.native[own.images].tolist() and (own.sizes[:, 4:] == 64).all()
+    with torch.no_grad():
+        told = [stage.module(own.draws[:, 1], own.times, own.prompts, sizes) for sizes in (own.sizes, own.sizes * 2)]
+    assert (told[0] - told[1]).abs().max() > 1e-3
+
+
 def test_prompts_that_are_too_long_are_counted(folder, tiny_dataset, tmp_path, caplog):
     template = "{impression} " + "opacity " * 80 + "{age} year old."
     result = run(config(folder("sd15"), tiny_dataset, tmp_path / "run", steps=0, template=template))
@@ -252,7 +281,8 @@ def test_a_loss_that_explodes_names_its_images(folder, tiny_dataset, tmp_path):
         run(config(folder("sd15"), tiny_dataset, tmp_path / "run", learning_rate=1e30))
 
 
-def test_the_decoder_is_trained_alone_and_measured(folder, tiny_dataset, tmp_path):
+def test_the_decoder_is_trained_alone_and_measured(folder, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("synthcxr.train.base_decoder.MIN_IMAGES", 1)
     decoder = {"steps": 4, "batch_size": 2, "crop": 32, "validation_images": 4, "learning_rate": 1e-2, "warmup": 1}
     result = run(config(folder("sd15"), tiny_dataset, tmp_path / "run", steps=0, decoder=decoder))
     told = result["decoder"]
@@ -265,7 +295,11 @@ def test_the_decoder_is_trained_alone_and_measured(folder, tiny_dataset, tmp_pat
     assert not torch.allclose(before.decoder.conv_out.weight, after.decoder.conv_out.weight, atol=2e-3)
     by_finding = json.loads((tmp_path / "run" / "decoder" / "result.json").read_text())
     assert by_finding["after"]["all"]["images"] == 2
-    assert "PSNR before training on radiographs" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert result["decoder, Cardiomegaly"]["images"] == 1
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    for name in ("PSNR (dB)", "SSIM", "SSIM of the busiest eighth of its squares"):
+        for part in ("decoder", "decoder, Cardiomegaly"):
+            assert f"| {part}: {name} before training on radiographs | " in card
 
 
 def test_a_damaged_cache_part_is_made_again_alone(folder, tiny_dataset, tmp_path):
@@ -284,5 +318,5 @@ def test_a_damaged_cache_part_is_made_again_alone(folder, tiny_dataset, tmp_path
 if __name__ == "__main__":  # a process of test_a_run_goes_on_with_another_number_of_processes
     from synthcxr.config import load_config
 
-    logging_batches(Path(sys.argv[1]) / "second.jsonl")
+    logging_batches(Path(sys.argv[1]) / "second.jsonl", pytest.MonkeyPatch())
     run(load_config(TrainConfig, Path(sys.argv[1]) / "config.yaml"))
