@@ -3,20 +3,27 @@
     python scripts/bench_train.py                      # a Stable Diffusion 1.5 of an eighth of the width, on the CPU
     python scripts/bench_train.py --width 1 --size 512 --batch 8 --device auto     # its real width, on a GPU
 
-Both train the same UNet (random weights) on the same drawn images at the same batch size; the example's loop encodes
-images and prompts in each step, ours reads both from its caches. Each arm runs in a process of its own, one after the
-other, so that each has its own peak of memory. Model FLOPs are those of the UNet's forward and backward pass alone,
-and their utilisation is the share of what a matrix product reaches on the same machine.
+Both train the same UNet (random weights) on the same drawn images at the same batch size, at the same precision; the
+example's loop reads, shrinks and encodes images and encodes prompts in each step, ours reads both from its caches and
+also averages its weights. The arms take turns, each time in a process of its own, so that each has its own peak of
+memory. Seconds of the processor are given as well: on a CPU that others use, they tell more than the clock.
+
+Model FLOPs are those of the UNet's forward and backward pass alone, and their utilisation is the share of what a matrix
+product reaches on the same machine. What caching alone can save is the encoders' FLOPs: it's printed as `by FLOPs`. At
+512 pixels and full width an image costs 1.12 TFLOP in the VAE's encoder, 0.013 in CLIP, and 3 x 0.80 in the UNet; at an
+eighth of the width and 256 pixels, the default here, the shares are nearly the same (0.40 of the UNet's, not 0.47).
 """
 
 import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +46,7 @@ from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Trainer
 
 IMAGES = 64
+ARMS = ("example", "ours")
 
 
 def build(width: float) -> StableDiffusionPipeline:
@@ -72,8 +80,8 @@ def draw(folder: Path, size: int) -> Dataset:
     return writer.dataset
 
 
-def ours(config: TrainConfig, steps: int) -> tuple[float, int]:
-    """Seconds of the steps, and FLOPs of one."""
+def ours(config: TrainConfig, steps: int) -> tuple[float, float, int]:
+    """Seconds of the steps by the clock and of the processor, and FLOPs of one."""
     precision = "bf16" if config.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
     dataset = Dataset.open(config.data[0])
@@ -83,10 +91,16 @@ def ours(config: TrainConfig, steps: int) -> tuple[float, int]:
     trainer = Trainer(stage, accelerator, Run.open(config.output, config, "bench"))
     with FlopCounterMode(display=False) as counter:
         trainer._optimize()
-    return _timed(trainer._optimize, trainer, steps), counter.get_total_flops()
+    trainer.step += 1
+
+    def step() -> None:
+        trainer._optimize()
+        trainer.step += 1
+
+    return *_timed(step, steps), counter.get_total_flops()
 
 
-def example(config: TrainConfig, steps: int) -> tuple[float, int]:
+def example(config: TrainConfig, steps: int) -> tuple[float, float, int]:
     """The same by the example's loop: an image and its prompt are read and encoded in each step."""
     precision = "bf16" if config.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
@@ -114,19 +128,20 @@ def example(config: TrainConfig, steps: int) -> tuple[float, int]:
         optimizer.step()
         optimizer.zero_grad()
 
-    step()
-    return _timed(step, None, steps), 0
-
-
-def _timed(step, trainer: Trainer | None, steps: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(steps):
+    with FlopCounterMode(display=False) as counter:
         step()
-        if trainer:
-            trainer.step += 1
+    return *_timed(step, steps), counter.get_total_flops()
+
+
+def _timed(step: Callable[[], None], steps: int) -> tuple[float, float]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    begin, busy = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin, time.process_time() - busy
 
 
 def matmul_flops(bf16: bool, device: str) -> float:
@@ -144,12 +159,12 @@ def matmul_flops(bf16: bool, device: str) -> float:
 
 
 def arm(name: str, config: TrainConfig, steps: int) -> None:
-    seconds, flops = (ours if name == "ours" else example)(config, steps)
+    seconds, busy, flops = (ours if name == "ours" else example)(config, steps)
     cuda = config.device != "cpu" and torch.cuda.is_available()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = torch.cuda.max_memory_allocated() if cuda else kilobytes * 1024
     top = matmul_flops(config.precision == "bf16", "cuda" if cuda else "cpu")
-    print(json.dumps({"seconds": seconds, "flops": flops, "peak": peak, "top": top}))
+    print(json.dumps({"seconds": seconds, "busy": busy, "flops": flops, "peak": peak, "top": top}))
 
 
 def main() -> None:
@@ -158,6 +173,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each arm")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "auto"), default="cpu")
     parser.add_argument("--arm", nargs=2, help=argparse.SUPPRESS)
@@ -171,25 +187,34 @@ def main() -> None:
         return arm(given.arm[0], config, given.steps)
     build(given.width).save_pretrained(folder / "base")
     draw(folder / "data", given.size)
-    told = {}
-    for name in ("example", "ours"):
+    told: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    for name in ARMS * given.rounds:
+        shutil.rmtree(folder / "run" / "base", ignore_errors=True)  # the caches stay
         command = [sys.executable, __file__, *sys.argv[1:], "--arm", name, str(folder)]
         done = subprocess.run(
             command, capture_output=True, text=True, env=os.environ | {"DIFFUSERS_VERBOSITY": "error"}
         )
         if done.returncode:
             sys.exit(done.stderr[-2000:])
-        told[name] = json.loads(done.stdout.splitlines()[-1])
-    flops = told["ours"]["flops"]
-    for name, one in told.items():
-        rate = given.steps * given.batch / one["seconds"]
-        used = flops * given.steps / one["seconds"] / one["top"]
-        print(
-            f"{name:8} {rate:8.3f} samples/s  peak {one['peak'] / 2**30:6.2f} GiB  model FLOPs utilisation {used:.1%}"
-        )
-    ratio = told["example"]["seconds"] / told["ours"]["seconds"]
-    memory = told["ours"]["peak"] / told["example"]["peak"]
-    print(f"ratio    {ratio:8.2f} x the example's samples/s, {memory:.2f} x its memory; one run, {given.device}")
+        told[name].append(json.loads(done.stdout.splitlines()[-1]))
+    report(told, given.steps, given.batch)
+
+
+def report(told: dict[str, list[dict[str, float]]], steps: int, batch: int) -> None:
+    """Each arm's turns together, and one arm against the other, turn by turn."""
+    flops = told["ours"][0]["flops"]
+    for name, turns in told.items():
+        seconds, top = sum(one["seconds"] for one in turns), max(one["top"] for one in turns)
+        rate, used = len(turns) * steps * batch / seconds, len(turns) * steps * flops / seconds / top
+        peak = max(one["peak"] for one in turns) / 2**30
+        print(f"{name:8} {rate:8.3f} samples/s  peak {peak:6.2f} GiB  model FLOPs utilisation {used:.1%}")
+    pairs = list(zip(told["example"], told["ours"], strict=True))
+    for key, what in (("seconds", "by the clock"), ("busy", "by seconds of the processor"), ("flops", "by FLOPs")):
+        ratios = [theirs[key] / own[key] for theirs, own in pairs]
+        total = sum(theirs[key] for theirs, _ in pairs) / sum(own[key] for _, own in pairs)
+        print(f"ratio    {total:8.2f} x the example's samples/s {what} ({min(ratios):.2f} to {max(ratios):.2f})")
+    memory = max(own["peak"] for _, own in pairs) / max(theirs["peak"] for theirs, _ in pairs)
+    print(f"memory   {memory:8.2f} x the example's, over {len(pairs)} turns of {steps} steps each")
 
 
 if __name__ == "__main__":
