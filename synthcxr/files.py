@@ -21,12 +21,14 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, synced: bool = True) -> Iterator[Path]:
     """Give a temporary sibling to write, file or folder; it takes the final name only when the block ends well.
 
     The temporary name ends like the final one, so writers that go by the extension work. A file replaces an existing
     file; a folder replaces nothing but an empty folder. On failure, interrupts included, the temporary one is removed.
 
+    Args:
+        synced: wait for the disk before; False where a reader tells what a power cut left of it (see `sync`).
     Raises:
         RunError: the final name is a folder with something in it, or its parent can't be made (said before any work).
         FileNotFoundError: the block wrote nothing.
@@ -38,7 +40,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = temporary_of(path)
     try:
         yield temporary
-        publish(temporary, path)
+        publish(temporary, path, synced)
     finally:
         remove(temporary)  # nothing is left under this name unless the block failed
 
@@ -63,14 +65,21 @@ def temporaries_of(path: Path) -> list[Path]:
     )
 
 
-def publish(temporary: Path, path: Path) -> None:
+def publish(temporary: Path, path: Path, synced: bool = True) -> None:
     """Give what was written, file or folder, its final name, once it's safe on the disk."""
-    if temporary.is_dir():
-        for file in sorted(temporary.rglob("*")):
-            _fsync(file)
-    _fsync(temporary)
+    if synced:
+        sync(temporary)
     os.replace(temporary, path)
-    _fsync(path.parent)
+    if synced:
+        _fsync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder with all that's in it, is on the disk."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            _fsync(file)
+    _fsync(path)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from synthcxr.data.corpus import load_corpus
@@ -16,16 +17,18 @@ from synthcxr.model.card import Training, model_card
 from synthcxr.model.folder import Model, load_model, save_model
 from synthcxr.runs import Run
 from synthcxr.train.base_decoder import trained_decoder
-from synthcxr.train.base_module import trains_text
+from synthcxr.train.base_module import build_module, trains_text
 from synthcxr.train.base_stage import BaseStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Trainer
 from synthcxr.train.lora import merge_lora, save_lora
 from synthcxr.train.machine import accelerator_of, hours, processors
+from synthcxr.train.parallel import divides, gathered
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("base.steps", "base.decoder.steps", "base.accumulate")  # see loop.Trainer._resume
 LORA = "lora"
+DECODER = Path("decoder", "model")
 
 
 def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
@@ -41,6 +44,12 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     # Of some text encoders, the last layer isn't read.
     unused = DistributedDataParallelKwargs(find_unused_parameters=trains_text(config.base))
     accelerator = accelerator_of(config, [unused])
+    divided = divides(accelerator)
+    if divided and config.base.decoder.steps and not (config.output / DECODER).exists():
+        raise RunError(
+            f"base.decoder.steps = {config.base.decoder.steps}: processes don't divide the decoder (FSDP); train it "
+            "with scripts/accelerate/ddp.yaml: the run can go on with fsdp.yaml once it's there"
+        )
     with accelerator.main_process_first():
         folder = Run(config.output)
         if accelerator.is_main_process:
@@ -68,7 +77,9 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
             "%d of %d prompts are longer than the %d tokens that the text encoder reads (the longest has %d): "
             "their ends are lost", wordings.cut, len(wordings.prompts), wordings.limit, wordings.tokens,
         )  # fmt: skip
-    Trainer(stage, accelerator, folder).fit()
+    Trainer(stage, accelerator, folder, divided).fit()
+    if divided:
+        _put_together(stage, accelerator)
     if accelerator.is_main_process:
         measured = {"base": stage.validate(stage.module.eval().to(accelerator.device), accelerator.device), **decoder}
         samples = {"base": config.base.steps * config.base.batch_size}
@@ -103,6 +114,17 @@ def _check_adapters(config: TrainConfig, pipeline: str) -> None:
             f"base.lora.text_encoder = true: {pipeline}'s files of adapters have no room for a text encoder's; "
             "leave it out, or train it whole (base.text_encoder=true without lora)"
         )
+
+
+def _put_together(stage: BaseStage, accelerator: Accelerator) -> None:
+    """Whole networks in the main process in place of divided ones: the base's own, with what was trained of them."""
+    state = gathered(stage.module.state_dict(), keep=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        whole = load_model(stage.settings.model).pipeline
+        stage.pipeline.register_modules(**{name: getattr(whole, name) for name in stage.module.parts})
+        half = accelerator.mixed_precision == "bf16"
+        stage.module = build_module(stage.pipeline, stage.settings, stage.config.seed, half)
+        stage.module.load_state_dict(state)
 
 
 def _finished(stage: BaseStage, output: Path) -> Model:

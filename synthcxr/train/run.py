@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from synthcxr.data.corpus import Corpus, load_corpus
 from synthcxr.data.dataset import Dataset
-from synthcxr.errors import ModelError, shown
+from synthcxr.errors import ModelError, RunError, shown
 from synthcxr.files import atomic_path, write_json
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
@@ -27,6 +27,7 @@ from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.distillation import DistillationStage
 from synthcxr.train.loop import Trainer
 from synthcxr.train.machine import accelerator_of, hours, processors
+from synthcxr.train.parallel import divides
 
 log = logging.getLogger(__name__)
 TrainedPart = AutoencoderStage | DistillationStage | ClassifierStage | ContrastiveStage
@@ -51,6 +52,8 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     _check_classifier(config)
     datasets = [Dataset.open(path) for path in config.data]
     accelerator = accelerator_of(config)
+    if divides(accelerator):
+        raise RunError("processes don't divide the embedded model (FSDP); launch with scripts/accelerate/ddp.yaml")
     cache = config.output / "cache"
     with accelerator.main_process_first():
         folder = Run(config.output)
