@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from synthcxr.errors import shown
 from synthcxr.files import TEMPORARY_PREFIX, atomic_path, sha256_file, sync
@@ -70,9 +69,8 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]
 
         def write(item: tuple[str, list[str]]) -> tuple[str, str]:
             name, keys = item
-            data = save({key: tensors[key].detach().cpu().contiguous() for key in keys})
-            (temporary / name).write_bytes(data)
-            return name, sha256(data).hexdigest()
+            save_file({key: tensors[key].detach().cpu().contiguous() for key in keys}, temporary / name)
+            return name, sha256_file(temporary / name)  # of what was just written: it's in memory still
 
         hashes = dict(pool.map(write, plan.filename_to_tensors.items()))
         (temporary / "state.json").write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))

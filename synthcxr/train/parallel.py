@@ -29,9 +29,8 @@ def divides(accelerator: Accelerator) -> bool:
         RunError: they were launched in a way that isn't supported.
     """
     if accelerator.distributed_type not in KNOWN:
-        raise RunError(
-            f"{accelerator.distributed_type.value} isn't supported; launch with scripts/accelerate/ddp.yaml or fsdp.yaml"
-        )
+        kind = accelerator.distributed_type.value
+        raise RunError(f"{kind} isn't supported; launch with scripts/accelerate/ddp.yaml or fsdp.yaml")
     if accelerator.num_processes == 1 or not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return False
     told = FullyShardedDataParallelPlugin()  # of the launcher, through the environment
@@ -82,7 +81,7 @@ def _divide(module: nn.Module, accelerator: Accelerator) -> None:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """What its networks name as blocks, and the networks (a sampler calls them without the module), inner ones first."""
+    """What its networks name as blocks, and the networks, which samplers call without the module; inner ones first."""
     units: set[nn.Module] = set()
     for network in [part for part in module.modules() if getattr(part, "_no_split_modules", None)]:
         blocks = tuple(network._no_split_modules)
