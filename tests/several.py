@@ -1,53 +1,57 @@
-"""A retraining by several CPU processes, launched as accelerate's launcher does it; what they see is written down."""
+"""A retraining by several CPU processes over gloo; what each sees in a step is written down."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
 PATIENCE = 900  # seconds; a busy machine is no failure
 
 
-def launch(
-    folder: Path, processes: int, divided: bool = False, stop: int | None = None, told: signal.Signals | None = None,
-    **environment: str,
-) -> subprocess.CompletedProcess:  # fmt: skip
-    """`synthcxr train folder/config.yaml`; what a process saw in each step goes to `folder/seen-PID.jsonl`.
+@dataclass(frozen=True)
+class Ended:
+    """What became of the processes, and what they said together."""
+
+    codes: list[int]
+    said: str
+
+
+def launch(folder: Path, processes: int, divided: bool = False, stop: int | None = None, **environment: str) -> Ended:
+    """`synthcxr train folder/config.yaml`; what a process sees in each step goes to `folder/seen-PID.jsonl`.
+
+    They are forked from one in which torch is imported already, with the environment that launchers give.
 
     Args:
         divided: among the processes (FSDP), as scripts/accelerate/fsdp.yaml says it.
-        stop: each process sends itself SIGTERM in this step.
-        told: what the launcher is sent once there's a step in the log.
+        stop: each process gets SIGTERM in this step.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    paths = os.pathsep.join(str(Path(__file__).parents[i]) for i in (0, 1))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | (FSDP if divided else {}) | environment
-    process = subprocess.Popen(
-        [*command, __file__, str(folder), str(stop or 0)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment,
-    )  # fmt: skip
-    try:
-        log, end = folder / "run" / "log.jsonl", time.monotonic() + PATIENCE
-        while told and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.2)
-            if log.exists() and '"base/step"' in log.read_text():
-                process.send_signal(told)
-                break
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["synthcxr.train.run", "synthcxr.cli"])
+    (folder / "said.txt").unlink(missing_ok=True)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+    shared |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"} | (FSDP if divided else {}) | environment
+    running = []
+    for rank in range(processes):
+        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        running.append(context.Process(target=train, args=(folder, stop, own)))
+        running[-1].start()
+    for process in running:
+        process.join(PATIENCE)
         process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        process.join()
+    return Ended([process.exitcode for process in running], (folder / "said.txt").read_text())
 
 
-def said(done: subprocess.CompletedProcess) -> str:
-    return f"exit code {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-
-
-def main(folder: Path, stop: int) -> None:
+def train(folder: Path, stop: int | None, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    descriptor = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
     from synthcxr.cli import main
     from synthcxr.train.base_stage import BaseStage
     from synthcxr.train.batches import share
@@ -67,5 +71,7 @@ def main(folder: Path, stop: int) -> None:
     main()
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

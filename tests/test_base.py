@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +17,12 @@ from accelerate import Accelerator
 from base_folders import FOLDERS
 from safetensors.torch import load_file
 
-from synthcxr.config import dump_config
 from synthcxr.data.corpus import load_corpus
 from synthcxr.data.dataset import Dataset
 from synthcxr.errors import ModelError, RunError
 from synthcxr.generate import Generator, Request, SamplerSettings
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.push import PushConfig, check
-from synthcxr.train.ahead import Ahead
 from synthcxr.train.base_stage import BaseStage
 from synthcxr.train.checkpoint import latest_checkpoint
 from synthcxr.train.config import TrainConfig
@@ -66,19 +62,6 @@ def stopped(settings: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(Trainer, "_report", signalling)
         with pytest.raises(Interrupted):
             run(settings)
-
-
-def logging_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, the indices that each process computes in each step go to a file."""
-    plain = Ahead.take
-
-    def watched(ahead: Ahead, place: object) -> object:
-        batch = plain(ahead, place)
-        with open(file, "a") as out:
-            out.write(json.dumps(batch.images.tolist()) + "\n")
-        return batch
-
-    monkeypatch.setattr(Ahead, "take", watched)
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -127,6 +110,31 @@ def test_stopped_training_ends_like_one_left_in_peace(folder, tiny_dataset, tmp_
     if not changes:  # broken, it costs the steps since the one before
         shard = next(newest.glob("*.safetensors"))
         shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
+    run(again)
+    assert_same_end(straight.output, again.output)
+
+
+def test_a_signal_ends_a_look_at_once(folder, tiny_dataset, tmp_path, monkeypatch):
+    """Validation and a sheet may take minutes; what a signal allows is seconds."""
+    straight, again = (
+        config(folder("sd15"), tiny_dataset, tmp_path / name, validate_every=3) for name in ("straight", "again")
+    )
+    run(straight)
+    assert sorted(path.name for path in (straight.output / "base" / "sheets").iterdir()) == [
+        "step-00000003.png", "step-00000006.png"
+    ]  # fmt: skip
+    validate = BaseStage.validate
+
+    def signalling(self: BaseStage, module: torch.nn.Module, device: torch.device) -> dict[str, float]:
+        told = validate(self, module, device)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return told
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseStage, "validate", signalling)
+        with pytest.raises(Interrupted, match="saved at step 3"):
+            run(again)
+    assert not (again.output / "base" / "sheets").exists()
     run(again)
     assert_same_end(straight.output, again.output)
 
@@ -216,36 +224,6 @@ def test_flow_and_v_with_zero_terminal_snr_are_written_into_the_scheduler(folder
         assert told.rescale_betas_zero_snr if name == "v" else told.flow_shift == 2.0
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(folder, tiny_dataset, tmp_path, monkeypatch):
-    """1 process, then 2: every image once an epoch (2 steps of 4 images), and the weights of an undisturbed run."""
-    once = {"sharp_repeats": 1, "finding_repeats": 1}
-    straight, changed = (
-        config(folder("sd15"), tiny_dataset, tmp_path / name).model_copy(update=once) for name in ("one", "two")
-    )
-    run(straight)
-    logging_batches(tmp_path / "first.jsonl", monkeypatch)
-    stopped(changed, 3, monkeypatch)  # in the middle of an epoch
-    (tmp_path / "config.yaml").write_text(dump_config(changed))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    paths = os.pathsep.join(str(Path(__file__).parents[i]) for i in (0, 1))
-    done = subprocess.run(
-        [*launch, str(tmp_path)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    first = [json.loads(line) for line in (tmp_path / "first.jsonl").read_text().splitlines()]
-    shares = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
-    assert [len(batch) for batch in first] == [4] * 3 and [len(batch) for batch in shares] == [2] * 6
-    later = sum(shares, [])
-    epochs = [first[0] + first[1], first[2] + later[:4], later[4:]]  # the processes keep step: their lines don't mix
-    assert [sorted(epoch) for epoch in epochs] == [list(range(8))] * 3
-    ours, theirs = (
-        latest_checkpoint(path / "base" / "checkpoints").tensors for path in (straight.output, changed.output)
-    )
-    for name in (name for name in ours if name.startswith("ema/")):
-        assert torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-3), name
-
-
 def test_what_a_step_is_computed_from_does_what_its_settings_say(folder, tiny_dataset, tmp_path):
     """Offset of the noise, empty captions, sizes and views, of the layout that has them all."""
     settings = config(folder("sdxl"), tiny_dataset, tmp_path, noise_offset=0.5, caption_dropout=0.5, batch_size=8)
@@ -313,10 +291,3 @@ def test_a_damaged_cache_part_is_made_again_alone(folder, tiny_dataset, tmp_path
     (settings.output / "result.json").unlink()
     run(settings)
     assert np.array_equal(np.load(latents / "00000" / "moments.npy"), kept)
-
-
-if __name__ == "__main__":  # a process of test_a_run_goes_on_with_another_number_of_processes
-    from synthcxr.config import load_config
-
-    logging_batches(Path(sys.argv[1]) / "second.jsonl", pytest.MonkeyPatch())
-    run(load_config(TrainConfig, Path(sys.argv[1]) / "config.yaml"))
