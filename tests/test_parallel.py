@@ -32,13 +32,18 @@ CASES = {
     "whole, streamed": (False, {"latents": "live"}),
     "divided": (True, {}),
     "divided, with text": (True, {"text_encoder": True, "gradient_checkpointing": True, "accumulate": 2}),
-    "divided adapters": (True, {"lora": {"rank": 2}}),
+    "divided adapters of XL": (True, {"lora": {"rank": 2, "text_encoder": True}}),
 }
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return FOLDERS["sd15"](tmp_path_factory.mktemp("bases") / "sd15")
+
+
+@pytest.fixture(scope="module")
+def base_xl(tmp_path_factory) -> Path:
+    return FOLDERS["sdxl"](tmp_path_factory.mktemp("bases") / "sdxl")
 
 
 def set_up(folder: Path, base: Path, dataset: Dataset, **changes: object) -> Path:
@@ -75,10 +80,11 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_goes_on_with_other_processes_and_ends_the_same(base, tiny_dataset, tmp_path, case):
+def test_a_run_goes_on_with_other_processes_and_ends_the_same(base, base_xl, tiny_dataset, tmp_path, case):
     """2 processes, then 1, then 2, each stopped in the middle of an epoch (2 steps), against 1 left in peace."""
     divided, changes = CASES[case]
-    straight, changed = (set_up(tmp_path / name, base, tiny_dataset, **changes) for name in ("straight", "changed"))
+    model = base_xl if "XL" in case else base
+    straight, changed = (set_up(tmp_path / name, model, tiny_dataset, **changes) for name in ("straight", "changed"))
     assert (ended := launch(straight, 1)).codes == [0], ended.said
     for processes, stop in ((2, 1), (1, 3), (2, None)):
         ended = launch(changed, processes, divided and processes > 1, stop)

@@ -75,7 +75,10 @@ def _divide(module: nn.Module, accelerator: Accelerator) -> None:
     again = FullyShardedDataParallelPlugin().reshard_after_forward
     module.forward = accelerator.autocast()(module.forward)
     for unit in [*_blocks(module), module]:
+        kind = type(unit)
         fully_shard(unit, mesh=mesh, reshard_after_forward=again, mp_policy=policy)
+        # It has another class now; transformers looks up by the printed name which of a network's outputs are kept.
+        type(unit).__module__, type(unit).__qualname__ = kind.__module__, kind.__qualname__
         if accelerator.device.type == "cpu":
             unit.set_force_sum_reduction_for_comms(True)  # gloo can't average
 
