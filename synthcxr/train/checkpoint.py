@@ -32,10 +32,13 @@ class SavedTensors(Mapping[str, torch.Tensor]):
         for file in files:
             with safe_open(file, "pt") as shard:
                 self._places |= dict.fromkeys(shard.keys(), file)
+        self._open: tuple[Path, safe_open] | None = None  # the last one: names come in the order of the files
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self._places[name], "pt") as shard:
-            return shard.get_tensor(name)
+        file = self._places[name]
+        if self._open is None or self._open[0] != file:
+            self._open = (file, safe_open(file, "pt"))
+        return self._open[1].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
