@@ -16,10 +16,12 @@ from synthcxr.train.config import TrainConfig
 
 def accelerator_of(config: TrainConfig, handlers: Sequence[KwargsHandler] = ()) -> Accelerator:
     """What a run's stages train through."""
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="bf16" if _wants_bf16(config) else "no", cpu=config.device == "cpu", log_with="tensorboard",
         project_dir=config.output, kwargs_handlers=list(handlers),
     )  # fmt: skip
+    accelerator.wait_for_everyone()  # one that refuses its settings at once must not leave others connecting to it
+    return accelerator
 
 
 def _wants_bf16(config: TrainConfig) -> bool:
