@@ -1,6 +1,7 @@
 """The whole of `synthcxr audit`: an honest set passes, copies don't, nor does an overfitted model; it's bound."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +17,19 @@ from synthcxr.conditions import Condition
 from synthcxr.config import dump_config
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.writer import DatasetWriter
-from synthcxr.errors import DatasetError
+from synthcxr.errors import DatasetError, ModelError, UserError
+from synthcxr.evaluation import scores
 from synthcxr.evaluation.audit_result import AuditResult
 from synthcxr.evaluation.audit_run import REPORT, run
 from synthcxr.evaluation.config import AuditConfig
+from synthcxr.evaluation.copying import AuditError
 from synthcxr.evaluation.feature_set import AuditSettings
 from synthcxr.evaluation.membership import Denoiser, Known
 from synthcxr.generate import Generator, Request
 from synthcxr.images import to_float
+from synthcxr.model.audit import AuditRecord
 from synthcxr.model.autoencoder import start_from_pca
-from synthcxr.model.folder import Model, hash_of, load_model
+from synthcxr.model.folder import Model, bind_audit, check_bindable, hash_of, load_model
 from synthcxr.model.sampler import SamplerSettings
 
 pytest.importorskip("scipy")
@@ -117,8 +121,6 @@ def test_copies_are_found_named_and_shown(folder, tmp_path):
 
 
 def test_the_result_is_bound_to_the_weights_and_the_hash_stays(folder, tmp_path, tiny_model):
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     before = hash_of(model)
@@ -141,6 +143,88 @@ def test_the_result_is_bound_to_the_weights_and_the_hash_stays(folder, tmp_path,
     with pytest.raises(DatasetError, match="which is audited"):
         run(asked)
     assert hash_of(model) != before and not load_model(model).audited
+
+
+def bare(model: Path, text: str | None) -> Path:
+    """A model whose synthcxr.json holds this text, or isn't there."""
+    (model / "synthcxr.json").unlink() if text is None else (model / "synthcxr.json").write_text(text)
+    return model
+
+
+@pytest.mark.parametrize("form", ["no last newline", "one line", "no audit yet"])
+def test_an_audit_is_bound_however_the_file_is_laid_out(form, tmp_path, tiny_model):
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    said = json.loads((model / "synthcxr.json").read_text())
+    if form == "no audit yet":
+        del said["audit"]
+    text = json.dumps(said) + "\n" if form == "one line" else (model / "synthcxr.json").read_text().rstrip("\n")
+    before = hash_of(bare(model, json.dumps(said, indent=1) if form == "no audit yet" else text))
+    assert before == hash_of(tiny_model)
+    record = AuditRecord(
+        weights=before, train="a", held_out="b", synthetic="c", alpha=0.01, excess=0.0, excess_low=-0.01,
+        excess_high=0.01, membership=None, images=500, held_out_patients=300, failures=(),
+    )  # fmt: skip
+    bind_audit(model, record)
+    assert hash_of(model) == before and load_model(model).audited
+    (model / "synthcxr.json").write_text((model / "synthcxr.json").read_text().replace("tiny", "other"))
+    with pytest.raises(ModelError, match="other weights"):
+        bind_audit(model, record)
+
+
+def test_what_would_fail_at_the_end_is_refused_at_the_beginning(folder, tmp_path, tiny_model, monkeypatch):
+    """Before any picture is read: no extractor is asked."""
+
+    def never(*_):
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("synthcxr.evaluation.collected.features_of", never)
+    synthetic(tmp_path / "made", hash_of(tiny_model), fresh=40)
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    asked, text = {"model": str(model), "membership_images": 0}, (model / "synthcxr.json").read_text()
+    few = write(tmp_path / "few", "synthetic", {"test-s0": [anatomy(1)] * 3}, hash_of(tiny_model)).path
+    for changes, error, message in (
+        ({"settings": AuditSettings(alpha=0.005)}, AuditError, "hold out at least 199"),
+        ({"held_out_split": "train"}, AuditError, "both in training and held out"),
+        ({"synthetic": few}, AuditError, "3 synthetic images can't be audited; give at least 20"),
+        ({"held_out": tmp_path / "made"}, DatasetError, "held_out = .* holds synthetic images; give a real dataset"),
+        ({"train": [folder / "real", folder / "real"]}, DatasetError, "train names a dataset twice"),
+        ({"held_out_split": "validate"}, DatasetError, "no images in split 'validate'"),
+    ):
+        with pytest.raises(error, match=message):
+            run(config(folder, tmp_path / "out", **asked | changes))
+    bare(model, None)
+    with pytest.raises(DatasetError, match="which is audited"):  # other files, another hash
+        run(config(folder, tmp_path / "out", **asked))
+    with pytest.raises(ModelError, match="has no synthcxr.json; train it with `synthcxr train`, or give bind=false"):
+        check_bindable(model, "m")
+    said = json.loads(text) | {"data_hash": "d" * 64}
+    synthetic(tmp_path / "again", hash_of(bare(model, json.dumps(said))), fresh=40)
+    with pytest.raises(DatasetError, match="aren't the images that the model was trained on"):
+        run(config(folder, tmp_path / "out", **asked | {"synthetic": tmp_path / "again"}))
+    monkeypatch.setattr(scores, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(UserError, match=r'pip install "synthcxr\[eval\]"'):
+        run(config(folder, tmp_path / "out", **asked))
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_datasets_are_audited_as_one(folder, tmp_path):
+    """Copies of either are found, named by their own images; what was read is told by dataset."""
+    more = {f"train-more{n}": [anatomy(20_000 + n)] for n in range(40)} | {
+        f"test-more{n}": [anatomy(30_000 + n)] for n in range(30)
+    }
+    write(tmp_path / "more", "real", more)
+    both = (folder / "real", tmp_path / "more")
+    made = {f"test-s{n}": [anatomy(5000 + n)] for n in range(60)}
+    made |= {f"test-c{n}": [anatomy(20_000 + n)] for n in range(20)} | {f"test-d{n}": [anatomy(n)] for n in range(20)}
+    write(tmp_path / "made", "synthetic", made, "m" * 64)
+    result = run(config(folder, tmp_path / "out", train=both, held_out=both))
+    near = {suspect.synthetic: suspect.train for suspect in result.suspects}
+    assert all(near[f"test-c{n}-0"] == f"train-more{n}-0" for n in range(20))
+    assert all(near[f"test-d{n}-0"].startswith(f"train-{n}-") for n in range(20))
+    assert [(given.role, given.name) for given in result.inputs] == [
+        ("train", "real"), ("train", "more"), ("held_out", "real"), ("held_out", "more"), ("synthetic", "made"),
+    ]  # fmt: skip
+    assert result.held_out_patients == 140
 
 
 def test_pictures_of_another_model_or_real_ones_are_refused(folder, tmp_path, tiny_model):

@@ -75,6 +75,25 @@ def load_corpus(
     Raises:
         DatasetError: the split is empty.
     """
+    chosen, digest = corpus_images(datasets, split, resolution, per_patient)
+    records = [record for _, record in chosen]
+    native = np.array([_native(record, resolution) for record in records])
+    if cache is None:
+        return Corpus(ShardPixels(chosen, resolution), records, native, digest)
+    path = cache / f"pixels-{split}-{digest[:16]}.npy"
+    if not path.exists():
+        _write_pixels(path, chosen, resolution)
+    return Corpus(np.load(path, mmap_mode="r"), records, native, digest)
+
+
+def corpus_images(
+    datasets: Sequence[Dataset], split: str, resolution: int, per_patient: int
+) -> tuple[list[tuple[Dataset, Record]], str]:
+    """Which images `load_corpus` reads, and their hash: that of the corpus. No pixel is read.
+
+    Raises:
+        DatasetError: the split is empty.
+    """
     chosen: list[tuple[Dataset, Record]] = []
     for dataset in datasets:
         patients: dict[str, list[Record]] = {}
@@ -88,14 +107,7 @@ def load_corpus(
         names = ", ".join(str(dataset.path) for dataset in datasets)
         raise DatasetError(f"{names}: no image in split {split!r}; prepare with a larger dataset or another holdout")
     digest = sha256("".join(record.sha256 for _, record in chosen).encode() + bytes(str(resolution), "ascii"))
-    records = [record for _, record in chosen]
-    native = np.array([_native(record, resolution) for record in records])
-    if cache is None:
-        return Corpus(ShardPixels(chosen, resolution), records, native, digest.hexdigest())
-    path = cache / f"pixels-{split}-{digest.hexdigest()[:16]}.npy"
-    if not path.exists():
-        _write_pixels(path, chosen, resolution)
-    return Corpus(np.load(path, mmap_mode="r"), records, native, digest.hexdigest())
+    return chosen, digest.hexdigest()
 
 
 def _native(record: Record, resolution: int) -> int:

@@ -8,62 +8,67 @@ from pathlib import Path
 import numpy as np
 
 from synthcxr.conditions import to_prompt
-from synthcxr.data.dataset import Dataset
-from synthcxr.data.record import Record
+from synthcxr.data.corpus import corpus_images
 from synthcxr.errors import DatasetError, RunError, shown
 from synthcxr.evaluation.audit_report import html
 from synthcxr.evaluation.audit_result import AuditResult, Pictured, Suspected, named
+from synthcxr.evaluation.collected import Collected, collect
 from synthcxr.evaluation.config import AuditConfig
+from synthcxr.evaluation.faiss_search import faiss_module, nearest_by_faiss
 from synthcxr.evaluation.feature_set import FeatureSet, one_a_patient
-from synthcxr.evaluation.features import features_of, squares
 from synthcxr.evaluation.membership import Known, membership
-from synthcxr.evaluation.part import chosen, prompt_of
-from synthcxr.evaluation.privacy import Audit, audit, copy_rate
+from synthcxr.evaluation.neighbours import nearest
+from synthcxr.evaluation.part import prompt_of
+from synthcxr.evaluation.privacy import Audit, audit, check_people, copy_rate
 from synthcxr.evaluation.result import Input
-from synthcxr.evaluation.scores import Score
-from synthcxr.evaluation.views import KINDS, View, copies_of, feature_set, prepare, views
+from synthcxr.evaluation.scores import Score, needed
+from synthcxr.evaluation.views import KINDS, copies_of, feature_set, prepare, views
 from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.model.audit import AuditRecord
-from synthcxr.model.folder import Model, bind_audit, load_model
+from synthcxr.model.folder import Model, bind_audit, check_bindable, load_model
 from synthcxr.runs import Run, derive_seed, environment
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
+SEARCHES = {"blockwise": nearest, "faiss": nearest_by_faiss}
 SHOWN = 24  # suspects in the report
 
 
 class Audited:
-    """The images of an audit, as its views see them."""
+    """The images of an audit, as its views see them. Whatever can be refused without a look at a picture is."""
 
     def __init__(self, config: AuditConfig, model: Model | None):
-        self.config, self.views = config, views(model)
-        folders = (config.train, config.held_out, config.synthetic)
-        self.datasets = [Dataset.open(folder) for folder in folders]
+        self.config = config
         # Of the training images none is left out: a copy of it would be missed.
-        most = (len(self.datasets[0]), config.images, config.images)
-        splits = (config.train_split, config.held_out_split, None)
-        self.records = [
-            chosen(dataset, split, count, config.seed)
-            for dataset, split, count in zip(self.datasets, splits, most, strict=True)
-        ]
-        self._check(model)
-        self.train_patients, self.held_out_patients = (
-            np.array([record.patient for record in records]) for records in self.records[:2]
+        self.train = collect("train", config.train, config.train_split, config.size, config.seed)
+        self.held_out, self.synthetic = (
+            collect(name, folders, split, config.size, config.seed, origin, config.images)
+            for name, folders, split, origin in (
+                ("held_out", config.held_out, config.held_out_split, "real"),
+                ("synthetic", (config.synthetic,), None, "synthetic"),
+            )
         )
-        self.prompts = np.array([prompt_of(record) for record in self.records[2]])
+        self._check_model(model)
+        check_people(self.train.patients, self.held_out.patients, len(self.synthetic.records), config.settings)
+        self.views = views(model, SEARCHES[config.search])
+        self.prompts = np.array([prompt_of(record) for record in self.synthetic.records])
+
+    @property
+    def people(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.train.patients, self.held_out.patients
 
     def sets(self) -> list[FeatureSet]:
         """Every view of everything, planted copies included; computed once and kept."""
         config = self.config
-        rows = np.random.default_rng(derive_seed(config.seed, "planted")).permutation(len(self.records[0]))
-        sources = list(squares(self.datasets[0], [self.records[0][row] for row in rows[: config.planted]], config.size))
+        rows = np.random.default_rng(derive_seed(config.seed, "planted")).permutation(len(self.train.records))
+        sources = list(self.train.pixels(rows[: config.planted]))
         copies = {kind: copies_of(sources, kind, config.seed) for kind in KINDS}
         return [
             feature_set(
                 view,
-                *(self._rows(view, place) for place in range(3)),
+                *(part.features(view.extractor, config.cache) for part in (self.train, self.held_out, self.synthetic)),
                 [(kind, view.extractor.read(images)) for kind, images in copies.items()],
             )
             for view in self.views
@@ -73,45 +78,42 @@ class Audited:
         """The same sets with other synthetic images, and nothing planted."""
         told = []
         for view, features in zip(self.views, sets, strict=True):
-            prepared = prepare(view, self._rows(view, 0))
+            prepared = prepare(view, self.train.features(view.extractor, self.config.cache))
             told.append(replace(features, synthetic=prepared(view.extractor.read(images)), planted=()))
         return told
 
-    def known(self, place: int, most: int) -> list[Known]:
+    def known(self, part: Collected, most: int) -> list[Known]:
         """One image a patient of the training or held-out records, at random."""
-        patients = (self.train_patients, self.held_out_patients)[place]
-        records = [self.records[place][row] for row in one_a_patient(patients, self.config.seed)[:most]]
-        images = squares(self.datasets[place], records, self.config.size)
+        rows, records = one_a_patient(part.patients, self.config.seed)[:most], part.records
         return [
-            Known(pixels, record.condition, min(record.native_width, record.native_height))
-            for pixels, record in zip(images, records, strict=True)
+            Known(pixels, records[row].condition, min(records[row].native_width, records[row].native_height))
+            for pixels, row in zip(part.pixels(rows), rows, strict=True)
         ]
 
     def inputs(self) -> tuple[Input, ...]:
-        roles = ("train", "held_out", "synthetic")
-        return tuple(
-            Input(
-                role=role, name=dataset.path.name, manifest_sha256=dataset.hash, images=len(records),
-                patients=len({record.patient for record in records}),
-                models=tuple(sorted({record.model for record in records if record.model})),
-            )
-            for role, dataset, records in zip(roles, self.datasets, self.records, strict=True)
-        )  # fmt: skip
+        parts = (("train", self.train), ("held_out", self.held_out), ("synthetic", self.synthetic))
+        return tuple(given for role, part in parts for given in part.inputs(role))
 
-    def _rows(self, view: View, place: int) -> np.ndarray:
-        config = self.config
-        return features_of(view.extractor, self.datasets[place], self.records[place], config.size, config.cache)
-
-    def _check(self, model: Model | None) -> None:
-        made = self.datasets[2]
-        if made.info["origin"] != "synthetic":
-            raise DatasetError(f"synthetic = {shown(made.path)} holds real images; give a synthetic dataset")
-        others = {record.model for record in self.records[2]} - {model.hash if model else None}
-        if model and others:
+    def _check_model(self, model: Model | None) -> None:
+        """The pictures are this model's, and the training images are those that it was trained on."""
+        if model is None:
+            return
+        config, made = self.config, shown(self.config.synthetic)
+        others = {record.model for record in self.synthetic.records} - {model.hash}
+        if others:
             raise DatasetError(
-                f"synthetic = {shown(made.path)} was made by model {str(others.pop())[:12]}, not by {model.hash[:12]}, "
+                f"synthetic = {made} was made by model {str(others.pop())[:12]}, not by {model.hash[:12]}, "
                 "which is audited; give what that one made"
             )
+        datasets, said = [dataset for dataset, _ in self.train.parts], model.info
+        split = config.train_split or "train"
+        if said.data_hash not in (None, corpus_images(datasets, split, said.resolution, config.per_patient)[1]):
+            raise DatasetError(
+                "train: these aren't the images that the model was trained on, whose copies are to be found; give the "
+                "same DATASETs, in the same order, and the same per_patient"
+            )
+        if config.bind and (folder := Path(config.model)).is_dir():
+            check_bindable(folder, model.hash)
 
 
 def run(config: AuditConfig, fresh: bool = False) -> AuditResult:
@@ -119,10 +121,14 @@ def run(config: AuditConfig, fresh: bool = False) -> AuditResult:
 
     Raises:
         AuditError, NotComparable: what was given can't be audited.
-        DatasetError: no dataset, or pictures that another model made.
+        DatasetError: no dataset, or pictures that another model made, or images that it wasn't trained on.
         ModelError: no such model, or one that the result can't be written into.
         RunError: the output holds another run, or one of other datasets or weights.
+        UserError: what the extra [eval] installs isn't there, or faiss where it's asked for.
     """
+    needed()
+    if config.search == "faiss":
+        faiss_module()
     model = load_model(None if config.model == "embedded" else config.model) if config.model else None
     audited = Audited(config, model)
     folder = Run.open(config.output, config, "audit", fresh)
@@ -134,7 +140,7 @@ def run(config: AuditConfig, fresh: bool = False) -> AuditResult:
         return result
     sets = audited.sets()
     prompts = audited.prompts if len(set(audited.prompts)) < len(audited.prompts) else None
-    found = audit(sets, audited.train_patients, audited.held_out_patients, prompts, config.settings)
+    found = audit(sets, *audited.people, prompts, config.settings)
     members, failures, worst = _membership(config, audited, model), list(found.failures), None
     failures += [
         f"{score.name}: AUC {score.value:.2f}, above {config.settings.max_membership:g}; training images are recognised"
@@ -155,14 +161,15 @@ def run(config: AuditConfig, fresh: bool = False) -> AuditResult:
 def _membership(config: AuditConfig, audited: Audited, model: Model | None) -> list[Score]:
     if model is None or not config.membership_images:
         return []
-    members, others = (audited.known(place, config.membership_images) for place in (0, 1))
+    members, others = (audited.known(part, config.membership_images) for part in (audited.train, audited.held_out))
     return membership(model, members, others, derive_seed(config.seed, "membership") % 2**31)
 
 
 def _worst(config: AuditConfig, audited: Audited, sets: Sequence[FeatureSet], model: Model) -> Score:
     """The excess copy rate of what training prompts bring back: where copies are likeliest."""
-    rows = one_a_patient(audited.train_patients, derive_seed(config.seed, "worst case"))[: config.worst_prompts]
-    records = [audited.records[0][row] for row in rows]
+    rows = one_a_patient(audited.train.patients, derive_seed(config.seed, "worst case"))[: config.worst_prompts]
+    train = audited.train.records
+    records = [train[row] for row in rows]
     requests = [
         Request(condition=record.condition, seed=derive_seed(config.seed, f"{record.id}/{number}"))
         for record in records for number in range(config.worst_seeds)
@@ -170,10 +177,8 @@ def _worst(config: AuditConfig, audited: Audited, sets: Sequence[FeatureSet], mo
     drawn = Generator(model, config.sampler)(requests)
     images = [generated.pixels for generated in drawn]
     prompts = np.repeat([to_prompt(record.condition) for record in records], config.worst_seeds)
-    people = (audited.train_patients, audited.held_out_patients)
-    return copy_rate(
-        "excess copy rate, training prompts", audited.instead(sets, images), *people, prompts, config.settings
-    )
+    name, told = "excess copy rate, training prompts", audited.instead(sets, images)
+    return copy_rate(name, told, *audited.people, prompts, config.settings)
 
 
 def _result(
@@ -182,7 +187,7 @@ def _result(
 ) -> AuditResult:  # fmt: skip
     by_set = [s for one in found.sets for s in (one.excess, one.nearness, one.data_copying, one.authenticity)]
     scores = [found.told_apart, *found.controls, *by_set, *members, *([worst] if worst else [])]
-    train, _, made = audited.records
+    train, made = audited.train.records, audited.synthetic.records
     suspects = tuple(
         Suspected(synthetic=made[s.synthetic].id, train=train[s.train].id, features=s.features, p=s.p)
         for s in found.suspects
@@ -190,29 +195,26 @@ def _result(
     return AuditResult(
         failures=tuple(failures), inputs=audited.inputs(), model=model.hash if model else None,
         alpha=config.settings.alpha, excess=named(found.excess), fresh=found.fresh, listable=found.listable,
-        held_out_patients=len(set(audited.held_out_patients)), numbers=tuple(map(named, scores)), suspects=suspects,
+        held_out_patients=len(set(audited.held_out.patients)), numbers=tuple(map(named, scores)), suspects=suspects,
         extractors=tuple(view.extractor.name for view in audited.views), environment=environment(),
     )  # fmt: skip
 
 
 def _pictures(audited: Audited, suspects: Sequence[Suspected]) -> list[Pictured]:
     """The most suspect images beside the training images they're near to."""
-    by_id = [{record.id: record for record in records} for records in (audited.records[2], audited.records[0])]
-
-    def pixels(place: int, record: Record) -> np.ndarray:
-        return next(squares(audited.datasets[place], [record], audited.config.size))
-
-    return [
-        Pictured(suspect, pixels(2, by_id[0][suspect.synthetic]), pixels(0, by_id[1][suspect.train]))
-        for suspect in suspects[:SHOWN]
-    ]
+    rows = [{record.id: row for row, record in enumerate(part.records)} for part in (audited.synthetic, audited.train)]
+    named = suspects[:SHOWN]
+    synthetic = audited.synthetic.pixels([rows[0][suspect.synthetic] for suspect in named])
+    train = audited.train.pixels([rows[1][suspect.train] for suspect in named])
+    return [Pictured(*one) for one in zip(named, synthetic, train, strict=True)]
 
 
 def _bind(config: AuditConfig, result: AuditResult, members: Sequence[Score]) -> None:
     path = Path(config.model)
     if not path.is_dir():
         return log.warning("the result isn't written into the model: %s is no folder", config.model)
-    excess, hashes = result.excess, {given.role: given.manifest_sha256 for given in result.inputs}
+    excess, roles = result.excess, ("train", "held_out", "synthetic")
+    hashes = {role: " ".join(given.manifest_sha256 for given in result.inputs if given.role == role) for role in roles}
     record = AuditRecord(
         weights=result.model, **hashes, alpha=result.alpha, excess=excess.value, excess_low=excess.low,
         excess_high=excess.high, membership=max((score.value for score in members), default=None), images=excess.n,

@@ -1,7 +1,7 @@
 """What `synthcxr evaluate` and `synthcxr audit` need; see configs/evaluate/ and configs/audit/."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -17,13 +17,14 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
 
 
+Folders = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
+
+
 class EvaluateConfig(Config):
     """What `synthcxr evaluate` needs."""
 
     real: Path = Field(description="DATASET of real images, of patients that no model was trained on")
-    synthetic: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = Field(
-        min_length=1, description="DATASET folders to judge; several are compared"
-    )
+    synthetic: Folders = Field(min_length=1, description="DATASET folders to judge; several are compared")
     train: Path | None = Field(None, description="DATASET that the model was trained on: shows what lies nearest in it")
     output: Path
     split: Split | None = Field("test", description="of the real images; none: all")
@@ -50,8 +51,10 @@ class EvaluateConfig(Config):
 class AuditConfig(Config):
     """What `synthcxr audit` needs."""
 
-    train: Path = Field(description="DATASET that the model was trained on")
-    held_out: Path = Field(description="DATASET with patients that it wasn't trained on; may be the same folder")
+    train: Folders = Field(min_length=1, description="DATASET that the model was trained on, or several: all of them")
+    held_out: Folders = Field(
+        min_length=1, description="DATASET with patients that it wasn't trained on, or several; may be the same folders"
+    )
     synthetic: Path = Field(description="DATASET that the model made")
     output: Path
     model: str | None = Field(
@@ -61,6 +64,9 @@ class AuditConfig(Config):
     )
     train_split: Split | None = Field("train", description="none: all images")
     held_out_split: Split | None = Field("test", description="none: all images")
+    per_patient: int = Field(
+        5, ge=1, description="as the model was trained: by it and `train` its training images are known again"
+    )
     bind: bool = Field(
         True, description="write the result into the model's synthcxr.json and card, where it is a folder"
     )
@@ -69,6 +75,10 @@ class AuditConfig(Config):
     )
     planted: int = Field(200, ge=20, description="training images that are altered in each way, as a positive control")
     settings: AuditSettings = AuditSettings()
+    search: Literal["blockwise", "faiss"] = Field(
+        "blockwise",
+        description="of nearest neighbours; faiss finds the same sooner, for sets beyond some 10,000 images",
+    )
     membership_images: int = Field(200, ge=0, description="of trained-on and held-out patients each; 0: no such test")
     worst_prompts: int = Field(20, ge=0, description="training prompts that are generated from anew; 0: none")
     worst_seeds: int = Field(10, ge=1, description="pictures of each of these")

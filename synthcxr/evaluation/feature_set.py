@@ -7,7 +7,14 @@ import numpy as np
 from pydantic import Field
 
 from synthcxr.config import Config
-from synthcxr.evaluation.copying import authentic, authenticity_gap, calibrated_p, data_copying, excess_rate
+from synthcxr.evaluation.copying import (
+    CELL_ROWS,
+    authentic,
+    authenticity_gap,
+    calibrated_p,
+    data_copying,
+    excess_rate,
+)
 from synthcxr.evaluation.neighbours import Neighbours, nearest
 from synthcxr.evaluation.scores import Score, eval_module
 from synthcxr.runs import derive_seed
@@ -124,6 +131,9 @@ class Found:
         means = eval_module("sklearn.cluster").KMeans(cells, n_init=3, random_state=settings.seed % 2**32)
         means.fit(axes.transform(fitted))
         held_out, synthetic = (means.predict(axes.transform(flat(rows))) for rows in asked)
+        shared = np.minimum(*(np.bincount(part, minlength=cells) for part in (held_out, synthetic)))
+        if shared.max() < CELL_ROWS:  # pictures where no patient lies: all in one cell
+            return np.zeros_like(held_out), np.zeros_like(synthetic)
         return held_out, synthetic
 
     def _authenticity(self, prompts: np.ndarray | None, settings: AuditSettings) -> Score:

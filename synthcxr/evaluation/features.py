@@ -22,6 +22,7 @@ from synthcxr.files import atomic_path, hash_files
 from synthcxr.images import from_float, to_float, to_square
 from synthcxr.model.classifier import FINDINGS, Classifier, Readings
 from synthcxr.model.folder import UNLOADABLE, resolve
+from synthcxr.model.hashes import module_hash
 
 BATCH = 32
 XRV = "xrv:"  # then the name of torchxrayvision's weights
@@ -78,8 +79,13 @@ def squares(dataset: Dataset, records: Sequence[Record], size: int) -> Iterator[
     So real images lose the detail that generated ones can't have, and all reach an extractor in one form.
     """
     for record in tqdm(records, dataset.path.name, file=sys.stderr, unit="image", disable=None, leave=False):
-        pixels = to_float(dataset.read(record))
-        yield from_float(to_square(pixels, min(size, *pixels.shape)))
+        yield square(dataset, record, size)
+
+
+def square(dataset: Dataset, record: Record, size: int) -> np.ndarray:
+    """One image of `squares`."""
+    pixels = to_float(dataset.read(record))
+    return from_float(to_square(pixels, min(size, *pixels.shape)))
 
 
 def features_of(
@@ -161,14 +167,11 @@ def _torchxrayvision(weights: str) -> Extractor:
             f'extractor {XRV}{weights}: torchxrayvision can\'t be imported ({error}): pip install "synthcxr[xrv]"'
         ) from error
     network = torchxrayvision.models.DenseNet(weights=weights).eval()
-    digest = sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
 
     def forward(images_bchw: torch.Tensor) -> torch.Tensor:
         return network.features2(interpolate(images_bchw, (224, 224), mode="bilinear", antialias=True) * 1024)
 
-    return Extractor(f"torchxrayvision {digest.hexdigest()}", batched(forward))
+    return Extractor(f"torchxrayvision {module_hash(network)}", batched(forward))
 
 
 def batched(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Iterable[np.ndarray]], np.ndarray]:

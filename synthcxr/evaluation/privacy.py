@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synthcxr.evaluation.copying import (
+    CELL_ROWS,
     AuditError,
     calibrated_p,
     excess_rate,
@@ -110,8 +111,8 @@ def audit(
     """
     settings = settings or AuditSettings()
     _check(sets, train_patients, held_out_patients, prompts)
+    check_people(train_patients, held_out_patients, len(sets[0].synthetic), settings)
     count = len(np.unique(held_out_patients))
-    flagged_level(settings.alpha, count)
     sets = _calibrating(sets, held_out_patients, settings)
     comparable = _comparable(sets, train_patients, settings)
     found = [Found(features, train_patients, settings) for features in sets]
@@ -127,6 +128,23 @@ def audit(
         _suspects(p, synthetic, found, settings.fdr), int(np.ceil(len(p) / (settings.fdr * (count + 1)))), controls,
         tuple(f.scores(prompts, settings) for f in found), _failures(excess, controls, settings),
     )  # fmt: skip
+
+
+def check_people(train: np.ndarray, held_out: np.ndarray, synthetic: int, settings: AuditSettings) -> None:
+    """Whether so many synthetic images can be audited with these patients: known before any feature is.
+
+    Raises:
+        AuditError: a patient is in both, or there are too few patients or images.
+    """
+    if len(shared := np.intersect1d(train, held_out)):
+        raise AuditError(
+            f"patient {shared[0]} and {len(shared) - 1} more are both in training and held out; split by patient"
+        )
+    if len(np.unique(train)) < 3:
+        raise AuditError("an audit needs training images of at least 3 patients")
+    flagged_level(settings.alpha, len(np.unique(held_out)))
+    if synthetic < CELL_ROWS:
+        raise AuditError(f"{synthetic} synthetic images can't be audited; give at least {CELL_ROWS}")
 
 
 def copy_rate(
@@ -155,12 +173,6 @@ def _together(found: Sequence[Found]) -> tuple[np.ndarray, np.ndarray]:
 def _check(sets: Sequence[FeatureSet], train: np.ndarray, held_out: np.ndarray, prompts: np.ndarray | None) -> None:
     if not sets:
         raise AuditError("an audit needs at least one feature set")
-    if len(shared := np.intersect1d(train, held_out)):
-        raise AuditError(
-            f"patient {shared[0]} and {len(shared) - 1} more are both in training and held out; split by patient"
-        )
-    if len(np.unique(train)) < 3:
-        raise AuditError("an audit needs training images of at least 3 patients")
     shape = _shape(sets[0])
     if not shape[3]:
         raise AuditError("an audit needs planted copies: without a positive control it can't say what it would miss")

@@ -7,6 +7,7 @@ from synthcxr.config import Config
 from synthcxr.evaluation.scores import Direction, Score
 
 Section = Literal["fidelity", "appearance", "diversity", "alignment", "control", "fairness"]
+Role = Literal["real", "synthetic", "train", "held_out"]
 Against = Literal[
     "real against real", "judge on real images", "pairs of real images", "real images with their own words"
 ]
@@ -48,7 +49,7 @@ class Line(Config):
 class Input(Config):
     """A dataset that was read: its manifest's hash, how many images of it were taken, and which models made them."""
 
-    role: Literal["real", "synthetic", "train", "held_out"]
+    role: Role
     name: str
     manifest_sha256: str
     images: int

@@ -17,6 +17,7 @@ from synthcxr.evaluation.judged import alignment_lines, control_lines, fairness_
 from synthcxr.evaluation.part import Part, Reader, prompt_of
 from synthcxr.evaluation.report import html
 from synthcxr.evaluation.result import Input, Judged, Line, Result, line
+from synthcxr.evaluation.scores import needed
 from synthcxr.evaluation.sheets import Sheet, sheets
 from synthcxr.files import write_text
 from synthcxr.runs import Run, environment
@@ -32,7 +33,9 @@ def run(config: EvaluateConfig, fresh: bool = False) -> Result:
         DatasetError: no dataset, one without the images that are needed, or real ones posing as synthetic.
         ModelError: there's no such extractor or judge.
         RunError: the output holds another run, or one of datasets that have changed since.
+        UserError: what the extra [eval] installs isn't there.
     """
+    needed()
     real, made = Dataset.open(config.real), [Dataset.open(path) for path in config.synthetic]
     train = Dataset.open(config.train) if config.train else None
     _check_origins(config, real, made)

@@ -44,6 +44,16 @@ def eval_module(name: str) -> Any:
         raise UserError(f'evaluating needs {name.split(".")[0]}: pip install "synthcxr[eval]"') from error
 
 
+def needed() -> None:
+    """What every evaluation needs sooner or later is there: asked before the first picture is read.
+
+    Raises:
+        UserError: it isn't installed; says how to.
+    """
+    for name in ("scipy.stats", "sklearn", "torchmetrics"):
+        eval_module(name)
+
+
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Chance that a positive's value exceeds a negative's, ties counting half."""
     below, up_to = (np.searchsorted(np.sort(negative), positive, side) for side in ("left", "right"))

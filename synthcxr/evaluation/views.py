@@ -21,6 +21,7 @@ from synthcxr.evaluation.pixels import SIZE, nearest_shifted
 from synthcxr.images import to_float, to_square
 from synthcxr.model.classifier import ClassifierShape, build_classifier, shrunk
 from synthcxr.model.folder import Model
+from synthcxr.model.hashes import module_hash
 
 SHAPE, GRID = ClassifierShape(), 4  # places a side that keep where in the picture something is
 
@@ -39,10 +40,10 @@ class View:
     search: Search
 
 
-def views(model: Model | None) -> list[View]:
-    """Three, or without a model two."""
-    found = [View("pixels", open_extractor("pixels"), nearest_shifted), View("random network", _random(), nearest)]
-    return [*found, View("autoencoder", _autoencoder(model), nearest)] if model else found
+def views(model: Model | None, search: Search = nearest) -> list[View]:
+    """Three, or without a model two; pixels are compared over shifts, the others as `search` does."""
+    found = [View("pixels", open_extractor("pixels"), nearest_shifted), View("random network", _random(), search)]
+    return [*found, View("autoencoder", _autoencoder(model), search)] if model else found
 
 
 def feature_set(
@@ -100,7 +101,9 @@ def _autoencoder(model: Model) -> Extractor:
 
     def forward(images_bchw: torch.Tensor) -> torch.Tensor:
         channels = getattr(vae.config, "in_channels", 1)
-        return vae.encode(images_bchw.expand(-1, channels, -1, -1).to(vae.device)).latent_dist.mean.flatten(1)
+        told = vae.encode(images_bchw.expand(-1, channels, -1, -1).to(vae.device))
+        return (told.latent if hasattr(told, "latent") else told.latent_dist.mean).flatten(1)
 
     read = batched(forward)
-    return Extractor(f"autoencoder of {model.hash}", lambda images: read(squared(images)))
+    # By its own weights, not the model's: what was computed serves the next checkpoint, whose autoencoder is the same.
+    return Extractor(f"autoencoder at {size} px {module_hash(vae)}", lambda images: read(squared(images)))

@@ -1,6 +1,7 @@
 """MODEL folders: the diffusers layout plus synthcxr.json and a card. Stock folders and hub ids open as well."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -191,9 +192,12 @@ def hash_of(folder: Path) -> str:
 
 
 def _unaudited(file: Path) -> str:
-    """sha256 of a file; of synthcxr.json, as it was before `bind_audit`."""
-    said = json.loads(file.read_text(encoding="utf-8")) if file.name == INFO else {}
-    if not isinstance(said, dict) or said.get("audit") is None:
+    """sha256 of a file; of synthcxr.json, of what it says without its audit, however it's laid out.
+
+    Otherwise an audit would change the hash of a file that an editor had left without its last newline.
+    """
+    said = json.loads(file.read_text(encoding="utf-8")) if file.name == INFO else None
+    if not isinstance(said, dict):
         return sha256_file(file)
     return sha256(_info_text(said | {"audit": None}).encode()).hexdigest()
 
@@ -202,21 +206,29 @@ def _info_text(said: dict) -> str:
     return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
 
 
+def check_bindable(folder: Path, weights: str) -> None:
+    """Whether `bind_audit` will do, before the hours that an audit takes.
+
+    Raises:
+        ModelError: the folder has no synthcxr.json, other weights than those of this hash, or can't be written to.
+    """
+    if not (folder / INFO).is_file():
+        raise ModelError(f"{shown(folder)} has no {INFO}; train it with `synthcxr train`, or give bind=false")
+    if hash_of(folder) != weights:
+        raise ModelError(f"{shown(folder)} holds other weights than those that were audited; audit it again")
+    if not os.access(folder, os.W_OK):
+        raise ModelError(f"{shown(folder)} can't be written to, so the audit can't be bound to it; give bind=false")
+
+
 def bind_audit(folder: Path, record: AuditRecord) -> None:
     """Write an audit into a MODEL folder's synthcxr.json and card; the model's hash stays.
 
     Raises:
-        ModelError: the folder has no synthcxr.json, or other weights than those that were audited.
+        ModelError: as `check_bindable` raises it.
     """
+    check_bindable(folder, record.weights)
     file, card = folder / INFO, folder / "README.md"
-    if not file.is_file():
-        raise ModelError(f"{shown(folder)} has no {INFO}; train it with `synthcxr train`, or give bind=false")
-    if hash_of(folder) != record.weights:
-        raise ModelError(f"{shown(folder)} holds other weights than those that were audited; audit it again")
     said = json.loads(file.read_text(encoding="utf-8"))
-    text = _info_text(said | {"audit": None})
-    if sha256(text.encode()).hexdigest() != _unaudited(file):
-        raise ModelError(f"{shown(file)} isn't as `synthcxr train` wrote it, so an audit would change the hash")
     write_text(file, _info_text(said | {"audit": record.model_dump(mode="json")}))
     line = f"- privacy audit: {record}"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {said['name']}\n"

@@ -1,6 +1,5 @@
 """Images as a base's autoencoder tells them: mean and log-variance, cached, or made in each step."""
 
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import nn
 
 from synthcxr.data.corpus import Corpus
 from synthcxr.images import to_float
+from synthcxr.model.hashes import module_hash as weights_hash
 from synthcxr.model.latents import posterior, scaled
 from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
@@ -67,11 +67,3 @@ def cached_latents(cache: Path, corpus: Corpus, variants: int, seed: int, vae: n
         return {"moments": made}
 
     return cached_rows(cache / f"latents-{key:016x}", len(corpus.records) * variants, make, acc, "latents")
-
-
-def weights_hash(module: nn.Module) -> str:
-    """sha256 of a module's weights, in float32 whatever they are stored in."""
-    digest = sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
