@@ -184,7 +184,7 @@ def test_what_would_fail_at_the_end_is_refused_at_the_beginning(folder, tmp_path
     few = write(tmp_path / "few", "synthetic", {"test-s0": [anatomy(1)] * 3}, hash_of(tiny_model)).path
     for changes, error, message in (
         ({"settings": AuditSettings(alpha=0.005)}, AuditError, "hold out at least 199"),
-        ({"held_out_split": "train"}, AuditError, "both in training and held out"),
+        ({"held_out_split": ("test", "train")}, AuditError, "both in training and held out"),
         ({"synthetic": few}, AuditError, "3 synthetic images can't be audited; give at least 20"),
         ({"held_out": tmp_path / "made"}, DatasetError, "held_out = .* holds synthetic images; give a real dataset"),
         ({"train": [folder / "real", folder / "real"]}, DatasetError, "train names a dataset twice"),
@@ -210,21 +210,24 @@ def test_what_would_fail_at_the_end_is_refused_at_the_beginning(folder, tmp_path
 def test_several_datasets_are_audited_as_one(folder, tmp_path):
     """Copies of either are found, named by their own images; what was read is told by dataset."""
     more = {f"train-more{n}": [anatomy(20_000 + n)] for n in range(40)} | {
-        f"test-more{n}": [anatomy(30_000 + n)] for n in range(30)
+        f"test-more{n}": [anatomy(30_000 + n)] for n in range(100)
     }
+    more |= {f"validate-more{n}": [anatomy(40_000 + n)] for n in range(10)}
     write(tmp_path / "more", "real", more)
     both = (folder / "real", tmp_path / "more")
     made = {f"test-s{n}": [anatomy(5000 + n)] for n in range(60)}
     made |= {f"test-c{n}": [anatomy(20_000 + n)] for n in range(20)} | {f"test-d{n}": [anatomy(n)] for n in range(20)}
     write(tmp_path / "made", "synthetic", made, "m" * 64)
-    result = run(config(folder, tmp_path / "out", train=both, held_out=both))
+    result = run(
+        config(folder, tmp_path / "out", train=both, held_out=tmp_path / "more", held_out_split=("validate", "test"))
+    )
     near = {suspect.synthetic: suspect.train for suspect in result.suspects}
     assert all(near[f"test-c{n}-0"] == f"train-more{n}-0" for n in range(20))
     assert all(near[f"test-d{n}-0"].startswith(f"train-{n}-") for n in range(20))
     assert [(given.role, given.name) for given in result.inputs] == [
-        ("train", "real"), ("train", "more"), ("held_out", "real"), ("held_out", "more"), ("synthetic", "made"),
+        ("train", "real"), ("train", "more"), ("held_out", "more"), ("synthetic", "made"),
     ]  # fmt: skip
-    assert result.held_out_patients == 140
+    assert result.held_out_patients == 110
 
 
 def test_pictures_of_another_model_or_real_ones_are_refused(folder, tmp_path, tiny_model):

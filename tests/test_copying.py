@@ -76,6 +76,21 @@ def test_excess_of_fresh_images_holds_zero_and_their_rate_keeps_its_range(patien
     assert zero / 300 >= 0.93 and 0.93 <= kept / 300
 
 
+@pytest.mark.parametrize(
+    ("patients", "alpha", "least", "most"), [(3000, 0.01, 0.95, 1), (675, 0.003, 0.95, 1), (319, 0.01, 0, 0.5)]
+)
+def test_one_copy_in_a_hundred_shows_in_the_rate_where_held_out_patients_are_many_enough(patients, alpha, least, most):
+    """50 copies, nearer than every held-out patient, among 5,000. With few patients the rate can't tell."""
+    rng, found, alarms = np.random.default_rng(patients), 0, 0
+    for _ in range(100):
+        held_out, fresh = rng.random(patients), rng.random(5000)
+        alarms += excess_rate("x", calibrated_p(fresh, held_out), alpha, patients).low > 0
+        fresh[:50] = -1
+        found += excess_rate("x", calibrated_p(fresh, held_out), alpha, patients).low > 0
+    assert least <= found / 100 <= most, found
+    assert alarms <= 7
+
+
 def test_images_of_one_prompt_are_not_independent():
     """Ten seeds of each prompt that are all flagged or all not: the interval is that of the prompts."""
     rng, held = np.random.default_rng(0), {"prompts": 0, "images": 0}

@@ -206,6 +206,37 @@ def test_a_vision_model_of_transformers_is_an_extractor(tmp_path):
     np.testing.assert_allclose(extractor.read(images[::-1])[::-1], rows, atol=1e-5)
 
 
+def test_rad_dino_s_layout_is_read_as_it_was_published(tmp_path, folder):
+    """A DINOv2 whose preprocessor_config.json says a shortest edge and a crop; its pooled output is the class token."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    network = Dinov2Model(
+        Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+    ).eval()
+    network.save_pretrained(tmp_path / "dino")
+    said = {
+        "crop_size": {"height": 56, "width": 56}, "do_center_crop": True, "do_resize": True, "resample": 3,
+        "image_mean": [0.5307] * 3, "image_std": [0.2583] * 3, "rescale_factor": 1 / 255,
+        "image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 56},
+    }  # fmt: skip
+    (tmp_path / "dino" / "preprocessor_config.json").write_text(json.dumps(said))
+    extractor = open_extractor(str(tmp_path / "dino"))
+    images = [drawn_chest(56, seed) for seed in range(3)]
+    inputs = (torch.from_numpy(np.stack(images))[:, None].float() / 255 - 0.5307) / 0.2583
+    with torch.inference_mode():
+        expected = network(inputs.expand(-1, 3, -1, -1)).pooler_output.numpy()
+    np.testing.assert_allclose(extractor.read(images), expected, atol=1e-5)
+    assert len(open_extractor(str(tmp_path / "dino")).name) == len("transformers ") + 64
+    # Other weights in the same folder are another extractor, and what was kept of these isn't theirs.
+    dataset = Dataset.open(folder / "alike")
+    features_of(extractor, dataset, dataset.records[:3], SIZE, tmp_path / "cache")
+    Dinov2Model(network.config).save_pretrained(tmp_path / "dino")
+    other = open_extractor(str(tmp_path / "dino"))
+    features_of(other, dataset, dataset.records[:3], SIZE, tmp_path / "cache")
+    assert other.name != extractor.name and len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def test_extractors_that_are_not_there_say_what_to_do(monkeypatch):
     def asked(source: str) -> None:
         raise ModelError(f"asked for {source}")

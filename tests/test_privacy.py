@@ -123,6 +123,24 @@ def test_a_model_that_copies_fails_in_every_number():
         assert one.data_copying.high < 0 and one.authenticity.low > 0.05
 
 
+def test_bland_pictures_are_told_from_copies_in_words():
+    """Half the contrast is near to everybody and a copy of nobody: d1 flags nearly all of them, the ratio few."""
+    rng = np.random.default_rng(0)
+    train, held_out, fresh = (rng.standard_normal((n, 40)) for n in (800, 600, 400))
+    planted, people = (Planted("exact", train[:50]),), (np.arange(800), np.arange(800, 1400))
+
+    def found(synthetic):
+        return audit([FeatureSet("numbers", train, held_out, synthetic, planted)], *people).sets[0]
+
+    bland, honest = found(0.5 * fresh), found(fresh)
+    assert bland.excess.low > 0.9 and bland.nearness.high < 0.1 and "where a copy is near to one" in bland.remark()
+    assert honest.remark() is None
+    copied = found(np.concatenate([fresh[:200], altered(rng, train[:200])]))
+    assert copied.excess.low > 0.3 and copied.nearness.low > 0.3 and "how copies look" in copied.remark()
+    changed = found(2 * np.concatenate([fresh[:200], train[:200]]))
+    assert changed.excess.low <= 0 and changed.nearness.low > 0.2 and "much changed" in changed.remark()
+
+
 def test_copies_that_one_feature_set_alone_sees_are_found():
     scene = Scene(3, train=800, held_out=600, fresh=700, copies=100)
     seeing, other = scene.sets()

@@ -116,7 +116,7 @@ def audit(words: Words = None, dry_run: DryRun = False, fresh: Fresh = False, as
 
     result = run(config, fresh)
     lines = [f"{one.name} {one}" for one in (result.excess, *result.numbers)]
-    lines += [f"suspects: {len(result.suspects)}", *(f"failed: {why}" for why in result.failures)]
+    lines += [*result.remarks, f"suspects: {len(result.suspects)}", *(f"failed: {why}" for why in result.failures)]
     verdict = f"{'passed' if result.passed else 'not passed'}; report: {config.output / REPORT}"
     print(result.model_dump_json() if as_json else "\n".join([*lines, verdict]))
     raise typer.Exit(0 if result.passed else 1)

@@ -15,9 +15,10 @@ fairness.py      discrimination and underdiagnosis by group
 result.py        result.json, typed
 report.py        one HTML file; svg.py its plots, sheets.py its pictures
 audit_run.py     the command audit; audit_result.py and audit_report.py what it writes
+collected.py     the records of an audit, of one or several datasets
 privacy.py       the audit of features: feature_set.py one set of them, copying.py the statistics
 views.py         the feature sets; pixels.py by shifted windows, copies.py the planted copies
 membership.py    can the model tell whom it was trained on
-neighbours.py    exact nearest neighbours; resampling.py the bootstrap; scores.py a number with its interval
+neighbours.py    exact nearest neighbours; faiss_search.py the same by faiss; resampling.py the bootstrap; scores.py a number with its interval
 config.py        what both commands need
 """

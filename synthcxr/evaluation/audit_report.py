@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from synthcxr.evaluation.audit_result import AuditResult, Named, Pictured
-from synthcxr.evaluation.report import ARROWS, page, sheet_html, table
+from synthcxr.evaluation.report import ARROWS, number, page, sheet_html, table
 from synthcxr.evaluation.sheets import Sheet, sheet
 from synthcxr.images import from_float, to_float, to_square
 
@@ -31,7 +31,8 @@ def html(result: AuditResult, pictures: Sequence[Pictured]) -> str:
         f"it lies nearer to a training image than {result.alpha:.0%} of {result.held_out_patients:,} held-out "
         f"patients do. Of as many fresh real images, {fresh} would; what exceeds {result.alpha:.0%} is the excess copy "
         "rate. Planted copies are the positive control: an audit that misses them finds nothing. Research only.</p>",
-        "<h2>Numbers</h2>", _numbers([result.excess, *result.numbers]),
+        "<h2>Numbers</h2>", _numbers(result),
+        "<h2>By feature set</h2>", _by_set(result), *(f"<p>{escape(remark)}</p>" for remark in result.remarks),
         f"<h2>Suspects: {len(result.suspects)}</h2>",
         "<p class=quiet>At most one in ten on the list is expected to be there by chance. With so many "
         f"held-out patients it can name copies only where there are {result.listable} or more; fewer show in the "
@@ -42,12 +43,37 @@ def html(result: AuditResult, pictures: Sequence[Pictured]) -> str:
     return page(f"Privacy audit of {made}", parts)
 
 
-def _numbers(numbers: Sequence[Named]) -> str:
+def _numbers(result: AuditResult) -> str:
+    """What is told of all feature sets together, and of the model."""
+    of_sets = {one.name for row in _of_sets(result).values() for one in row}
     rows = [
-        (f"{escape(one.name)} {'(0.5 is best)' if one.name.startswith(AUCS) else ARROWS[one.direction]}", str(one))
-        for one in numbers
+        (f"{escape(one.name)} {'(0.5 is best)' if one.name.startswith(AUCS) else ARROWS[one.direction]}", number(one))
+        for one in (result.excess, *result.numbers)
+        if one.name not in of_sets
     ]
     return table(("", "value, 95% interval"), rows)
+
+
+def _by_set(result: AuditResult) -> str:
+    """A row a feature set, a column a number."""
+    rows = [(escape(name), *(number(one) for one in row)) for name, row in _of_sets(result).items()]
+    head = [
+        f"{escape(one.name.rpartition(', ')[0])} {ARROWS[one.direction]}"
+        for one in next(iter(_of_sets(result).values()), ())
+    ]
+    told = (
+        "<p class=quiet>d1 is the distance to the nearest training image, d2 ... those to the next patients'. Data "
+        "copying is C_T of Meehan et al. 2020: below -2, pictures lie nearer to training images than held-out ones do. "
+        "An authenticity gap above 0: fewer pictures than held-out images are farther from their nearest training "
+        "image than that one is from other patients. The rate that decides takes all sets together.</p>"
+    )
+    return table(("", *head), rows) + told
+
+
+def _of_sets(result: AuditResult) -> dict[str, list[Named]]:
+    """The numbers of each feature set, whose names end in its name."""
+    names = [one.name.partition(", ")[2] for one in result.numbers if one.name.startswith("authenticity gap")]
+    return {name: [one for one in result.numbers if one.name.endswith(f", {name}")] for name in names}
 
 
 def _sheet(pictures: Sequence[Pictured]) -> Sheet:

@@ -30,7 +30,8 @@ class AuditResult(Config):
     """The content of an audit's result.json.
 
     `excess` is the excess copy rate by all feature sets together; `fresh` the range that the flagged share of as many
-    fresh real images keeps to; `listable` the fewest copies that the list of suspects can name.
+    fresh real images keeps to; `listable` the fewest copies that the list of suspects can name; `remarks` what feature
+    sets say in words (feature_set.SetAudit.remark).
     """
 
     schema_version: Literal[1] = 1
@@ -46,6 +47,7 @@ class AuditResult(Config):
     suspects: tuple[Suspected, ...]
     extractors: tuple[str, ...]
     environment: dict[str, Any]
+    remarks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -42,12 +42,13 @@ class Audited:
     def __init__(self, config: AuditConfig, model: Model | None):
         self.config = config
         # Of the training images none is left out: a copy of it would be missed.
-        self.train = collect("train", config.train, config.train_split, config.size, config.seed)
-        self.held_out, self.synthetic = (
-            collect(name, folders, split, config.size, config.seed, origin, config.images)
-            for name, folders, split, origin in (
-                ("held_out", config.held_out, config.held_out_split, "real"),
-                ("synthetic", (config.synthetic,), None, "synthetic"),
+        split = config.train_split and (config.train_split,)
+        self.train, self.held_out, self.synthetic = (
+            collect(name, folders, splits, config.size, config.seed, origin, most)
+            for name, folders, splits, origin, most in (
+                ("train", config.train, split, None, None),
+                ("held_out", config.held_out, config.held_out_split, "real", config.images),
+                ("synthetic", (config.synthetic,), None, "synthetic", config.images),
             )
         )
         self._check_model(model)
@@ -197,6 +198,7 @@ def _result(
         alpha=config.settings.alpha, excess=named(found.excess), fresh=found.fresh, listable=found.listable,
         held_out_patients=len(set(audited.held_out.patients)), numbers=tuple(map(named, scores)), suspects=suspects,
         extractors=tuple(view.extractor.name for view in audited.views), environment=environment(),
+        remarks=tuple(remark for one in found.sets if (remark := one.remark())),
     )  # fmt: skip
 
 

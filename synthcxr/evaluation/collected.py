@@ -1,4 +1,4 @@
-"""Some records of one or several DATASETs, in one order: what an audit calls training, held-out or synthetic images."""
+"""Records of one or several DATASETs and splits, in one order: an audit's training, held-out or synthetic images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from synthcxr.runs import derive_seed
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Records of DATASETs, those of the first dataset first.
+    """Records, part by part: those of one split of one dataset.
 
     Attributes:
         size: pixels a side that images are read at, at most.
@@ -45,27 +45,31 @@ class Collected:
             yield square(dataset, records[row - starts[part]], self.size)
 
     def features(self, extractor: Extractor, cache: Path) -> np.ndarray:
-        """float32 (n, d), kept dataset by dataset; see `features.features_of`."""
+        """float32 (n, d), kept part by part; see `features.features_of`."""
         return np.concatenate(
             [features_of(extractor, dataset, records, self.size, cache) for dataset, records in self.parts if records]
         )
 
     def inputs(self, role: Role) -> tuple[Input, ...]:
+        """What was read, dataset by dataset."""
+        told = {dataset.path: (dataset, []) for dataset, _ in self.parts}
+        for dataset, records in self.parts:
+            told[dataset.path][1].extend(records)
         return tuple(
             Input(
                 role=role, name=dataset.path.name, manifest_sha256=dataset.hash, images=len(records),
                 patients=len({record.patient for record in records}),
                 models=tuple(sorted({record.model for record in records if record.model})),
             )
-            for dataset, records in self.parts
+            for dataset, records in told.values()
         )  # fmt: skip
 
 
 def collect(
-    name: str, folders: Sequence[Path], split: Split | None, size: int, seed: int, origin: str | None = None,
-    most: int | None = None,
+    name: str, folders: Sequence[Path], splits: Sequence[Split] | None, size: int, seed: int,
+    origin: str | None = None, most: int | None = None,
 ) -> Collected:  # fmt: skip
-    """Records of a split of all folders; `most` of them all together, drawn at random.
+    """Records of some splits (None: of all) of all folders; `most` of them all together, drawn at random.
 
     Raises:
         DatasetError: a folder is no dataset, holds images of another origin or none of the split, or comes twice.
@@ -77,7 +81,8 @@ def collect(
         if origin and dataset.info["origin"] != origin:
             held = dataset.info["origin"]
             raise DatasetError(f"{name} = {shown(dataset.path)} holds {held} images; give a {origin} dataset")
-    records = [chosen(dataset, split, len(dataset), seed) for dataset in datasets]
+    of = [(dataset, split) for dataset in datasets for split in splits or (None,)]
+    records = [chosen(dataset, split, len(dataset), seed) for dataset, split in of]
     total = sum(map(len, records))
     if most is not None and most < total:
         kept = np.zeros(total, dtype=bool)
@@ -87,4 +92,4 @@ def collect(
             [record for record, keep in zip(part, share, strict=True) if keep]
             for part, share in zip(records, shares, strict=True)
         ]
-    return Collected(tuple(zip(datasets, records, strict=True)), size)
+    return Collected(tuple((dataset, part) for (dataset, _), part in zip(of, records, strict=True)), size)

@@ -63,7 +63,9 @@ class AuditConfig(Config):
         "case; none: the pictures alone",
     )
     train_split: Split | None = Field("train", description="none: all images")
-    held_out_split: Split | None = Field("test", description="none: all images")
+    held_out_split: Annotated[tuple[Split, ...], BeforeValidator(_listed)] | None = Field(
+        ("test",), description="one or several, such as [validate, test]; none: all images"
+    )
     per_patient: int = Field(
         5, ge=1, description="as the model was trained: by it and `train` its training images are known again"
     )

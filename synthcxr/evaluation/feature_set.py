@@ -84,6 +84,34 @@ class SetAudit:
     index: np.ndarray
     held_out_distance: np.ndarray
 
+    def remark(self) -> str | None:
+        """What d1 and d1 / mean(d2 ...) say together, in plain words; None where neither exceeds what chance gives.
+
+        A picture with less in it than a radiograph has (smoother, flatter) is near to every one: d1 falls, and the
+        distances to the next patients fall with it, so that nearly all of the excess is gone in the ratio. A copy is
+        near to one patient, and keeps its excess.
+        """
+        near, alone = (f"{s.value:.1%} ({s.low:.1%} to {s.high:.1%})" for s in (self.excess, self.nearness))
+        if self.excess.low <= 0:
+            if self.nearness.low <= 0:
+                return None
+            return (
+                f"By {self.name}, pictures lie no nearer to training images than held-out patients do, but {alone} "
+                "more than chance gives are nearer to one patient than to the next: look for much changed copies."
+            )
+        told = (
+            f"By {self.name}, {near} more pictures than chance gives lie near to a training image. Set against the "
+            f"distances to the next patients, d1 / mean(d2 ...), it's {alone}: "
+        )
+        if self.nearness.high < self.excess.low:
+            return told + (
+                "most of them are near to many patients alike, as smooth or bland pictures are, where a copy is near "
+                "to one. They count in the excess copy rate all the same; the suspects show which it is."
+            )
+        if self.nearness.low > 0:
+            return told + "they are near to one patient, which is how copies look."
+        return told + "too few pictures to say whether they are near to one patient, as copies are, or to many."
+
 
 class Found:
     """Nearest neighbours by one feature set, and d1 of everything on the scale of training images.

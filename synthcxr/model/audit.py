@@ -4,11 +4,12 @@ from synthcxr.config import Config
 
 
 class AuditRecord(Config):
-    """The outcome of a privacy audit, bound to what was audited by hashes: of the weights, and of three manifests.
+    """The outcome of a privacy audit, bound to what was audited by hashes: of the weights, and of the datasets' manifests.
 
     It holds for these weights alone: `weights` is the model's hash, and a model with another one is unaudited.
 
     Attributes:
+        train, held_out, synthetic: sha256 of the manifests; of several datasets with spaces between.
         excess, excess_low, excess_high: share of synthetic images nearer to training images than patients who were held
             out are, beyond the share `alpha` of those; with its 95% interval.
         membership: AUC of the better membership test, None where none was run; 0.5 is best.
