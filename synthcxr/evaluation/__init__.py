@@ -19,6 +19,7 @@ collected.py     the records of an audit, of one or several datasets
 privacy.py       the audit of features: feature_set.py one set of them, copying.py the statistics
 views.py         the feature sets; pixels.py by shifted windows, copies.py the planted copies
 membership.py    can the model tell whom it was trained on
-neighbours.py    exact nearest neighbours; faiss_search.py the same by faiss; resampling.py the bootstrap; scores.py a number with its interval
+neighbours.py    exact nearest neighbours; faiss_search.py the same by faiss
+resampling.py    the bootstrap; scores.py a number with its interval
 config.py        what both commands need
 """

@@ -115,6 +115,8 @@ class Audited:
             )
         if config.bind and (folder := Path(config.model)).is_dir():
             check_bindable(folder, model.hash)
+        elif config.bind:
+            log.warning("the result won't be written into the model: %s is no folder", config.model)
 
 
 def run(config: AuditConfig, fresh: bool = False) -> AuditResult:
@@ -214,7 +216,7 @@ def _pictures(audited: Audited, suspects: Sequence[Suspected]) -> list[Pictured]
 def _bind(config: AuditConfig, result: AuditResult, members: Sequence[Score]) -> None:
     path = Path(config.model)
     if not path.is_dir():
-        return log.warning("the result isn't written into the model: %s is no folder", config.model)
+        return
     excess, roles = result.excess, ("train", "held_out", "synthetic")
     hashes = {role: " ".join(given.manifest_sha256 for given in result.inputs if given.role == role) for role in roles}
     record = AuditRecord(

@@ -4,7 +4,7 @@ from synthcxr.config import Config
 
 
 class AuditRecord(Config):
-    """The outcome of a privacy audit, bound to what was audited by hashes: of the weights, and of the datasets' manifests.
+    """The outcome of a privacy audit, bound to what was audited by hashes: of the weights and of manifests.
 
     It holds for these weights alone: `weights` is the model's hash, and a model with another one is unaudited.
 
