@@ -34,7 +34,7 @@ def test_it_finds_what_the_search_in_blocks_finds(grouped, owned, spare, monkeyp
     assert found.distance == pytest.approx(expected.distance, rel=1e-7, abs=3e-3)
     few = nearest_by_faiss(queries, reference, 1)
     apart = np.linalg.norm(queries[:, None] - reference[None].astype(np.float64), axis=2)
-    assert few.distance[:, 0] == pytest.approx(apart.min(1), rel=1e-12)
+    assert few.distance[:, 0] == pytest.approx(apart.min(1), rel=1e-6)
 
 
 def test_it_finds_what_brute_force_finds_in_many_dimensions():
@@ -42,7 +42,7 @@ def test_it_finds_what_brute_force_finds_in_many_dimensions():
     queries, reference, groups = drawn(40, 500, 1), drawn(300, 500, 2), np.arange(300) // 3
     apart = np.linalg.norm(queries[:, None].astype(np.float64) - reference[None], axis=2)
     found = nearest_by_faiss(queries, reference, 51, groups)
-    assert found.distance == pytest.approx(np.sort(apart.reshape(40, 100, 3).min(2), axis=1)[:, :51], rel=1e-12)
+    assert found.distance == pytest.approx(np.sort(apart.reshape(40, 100, 3).min(2), axis=1)[:, :51], rel=1e-6)
     np.testing.assert_array_equal(found.index, apart.argmin(1))
 
 

@@ -79,7 +79,7 @@ class AuditConfig(Config):
     settings: AuditSettings = AuditSettings()
     search: Literal["blockwise", "faiss"] = Field(
         "blockwise",
-        description="of nearest neighbours; faiss finds the same sooner, for sets beyond some 10,000 images",
+        description="of nearest neighbours; faiss finds the same, sooner from some 10,000 images on",
     )
     membership_images: int = Field(200, ge=0, description="of trained-on and held-out patients each; 0: no such test")
     worst_prompts: int = Field(20, ge=0, description="training prompts that are generated from anew; 0: none")

@@ -1,4 +1,4 @@
-"""`neighbours.nearest` by faiss (Douze et al. 2024), for sets of hundreds of thousands: the same answer, sooner.
+"""`neighbours.nearest` by faiss (Douze et al. 2024), for large sets: the same answer, sooner from some 10,000 rows on.
 
 Its flat index compares in float32 with everything, so it leaves nothing out; but float32 can't tell a copy from a close
 neighbour. It only names candidates here, whose distances are computed again in float64, and more of them are asked for
@@ -45,7 +45,7 @@ def nearest_by_faiss(
     search = _Search(reference, grouping, k)
     distance, index = np.empty((len(queries), k)), np.empty(len(queries), dtype=np.int64)
     for rows in slices(len(queries), ASKED):
-        pending, count = np.arange(rows.start, rows.stop), min(k + SPARE, len(reference))
+        pending, count = np.arange(rows.start, rows.stop), min(search.first, len(reference))
         while len(pending):
             told, first, certain = search(queries[pending], pending, count)
             distance[pending[certain]], index[pending[certain]] = told[certain], first[certain]
@@ -58,6 +58,8 @@ class _Search:
 
     def __init__(self, reference: np.ndarray, grouping: Grouping, k: int):
         self.reference, self.grouping, self.k = reference, grouping, k
+        # As many rows as k groups and one's own have, if they are all of one size.
+        self.first = (k + 1) * -(-len(reference) // (int(grouping.codes.max()) + 1)) + SPARE
         self.mean = reference.mean(0, dtype=np.float64)
         self.index = faiss_module().IndexFlatL2(reference.shape[1])
         self.largest = 0.0
@@ -85,11 +87,12 @@ class _Search:
         return np.ascontiguousarray(rows - self.mean, dtype=np.float32)
 
     def _distances(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """(b, count) in float64, of queries from the rows that were found."""
+        """(b, count), of queries from the rows that were found: in the precision they come in, summed in float64."""
         apart = np.empty(found.shape)
         for rows in slices(len(queries), max(1, neighbours.BLOCK_NUMBERS // (found.shape[1] * queries.shape[1]))):
-            near = self.reference[found[rows]].astype(np.float64)
-            apart[rows] = np.sqrt(np.square(near - queries[rows, None]).sum(2))
+            near = torch.from_numpy(self.reference[found[rows]])
+            near -= torch.from_numpy(queries[rows, None]).to(near)
+            apart[rows] = near.square_().sum(2, dtype=torch.float64).sqrt_().numpy()
         return apart
 
 
