@@ -88,10 +88,10 @@ class _Search:
 
     def _distances(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
         """(b, count), of queries from the rows that were found: in the precision they come in, summed in float64."""
-        apart = np.empty(found.shape)
+        apart, precision = np.empty(found.shape), np.result_type(queries, self.reference)
         for rows in slices(len(queries), max(1, neighbours.BLOCK_NUMBERS // (found.shape[1] * queries.shape[1]))):
-            near = torch.from_numpy(self.reference[found[rows]])
-            near -= torch.from_numpy(queries[rows, None]).to(near)
+            near = torch.from_numpy(self.reference[found[rows]].astype(precision, copy=False))
+            near -= torch.from_numpy(queries[rows, None].astype(precision, copy=False))
             apart[rows] = near.square_().sum(2, dtype=torch.float64).sqrt_().numpy()
         return apart
 
