@@ -159,6 +159,17 @@ def test_copies_that_one_feature_set_alone_sees_are_found():
     assert sum("don't see such copies" in line for line in alone.failures) == 2
 
 
+def test_an_extractor_that_knows_its_training_images_does_not_tell_the_sets_apart():
+    """Whether training and held-out patients are alike is asked of what never saw the model."""
+    scene = Scene(5, train=400, held_out=300, fresh=100)
+    plain, other = scene.sets()
+    knowing = replace(other, held_out=other.held_out + 0.8)
+    people = (scene.train_patients, scene.held_out_patients)
+    with pytest.raises(NotComparable):
+        audit([plain, knowing], *people)
+    assert audit([plain, replace(knowing, of_model=True)], *people).told_apart.low <= 0.5
+
+
 def test_the_order_of_images_does_not_matter():
     scene = Scene(4, train=200, held_out=150, fresh=120, copies=5)
     first, again = scene.audit(), scene.audit()

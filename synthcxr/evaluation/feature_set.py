@@ -53,7 +53,10 @@ class Planted:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """One extractor's features (rows, ...) of everything; rows are images, in one order for all sets."""
+    """One extractor's features (rows, ...) of everything; rows are images, in one order for all sets.
+
+    `of_model`: the extractor belongs to the audited model, and so may know its training images by itself.
+    """
 
     name: str
     train: np.ndarray
@@ -61,6 +64,7 @@ class FeatureSet:
     synthetic: np.ndarray
     planted: tuple[Planted, ...]
     search: Search = nearest
+    of_model: bool = False
 
 
 @dataclass(frozen=True, eq=False)

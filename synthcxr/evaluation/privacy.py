@@ -190,10 +190,10 @@ def _shape(features: FeatureSet) -> tuple[int, int, int, tuple[tuple[str, int], 
 
 
 def _comparable(sets: Sequence[FeatureSet], train_patients: np.ndarray, settings: AuditSettings) -> Score:
-    """Training against held-out patients, by the principal components of one image of each and of all feature sets."""
+    """Training against held-out patients, by the principal components of one image of each, by all sets but the model's."""
     rows = one_a_patient(train_patients, settings.seed)[: settings.sample]
     told = []
-    for features in sets:
+    for features in [features for features in sets if not features.of_model] or sets:
         train, held_out = flat(features.train[rows]), flat(features.held_out[: settings.sample])
         axes = components(np.concatenate([train, held_out]), settings.seed)
         told.append((axes.transform(train), axes.transform(held_out)))

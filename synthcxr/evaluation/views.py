@@ -38,12 +38,13 @@ class View:
     name: str
     extractor: Extractor
     search: Search
+    of_model: bool = False
 
 
 def views(model: Model | None, search: Search = nearest) -> list[View]:
     """Three, or without a model two; pixels are compared over shifts, the others as `search` does."""
     found = [View("pixels", open_extractor("pixels"), nearest_shifted), View("random network", _random(), search)]
-    return [*found, View("autoencoder", _autoencoder(model), search)] if model else found
+    return [*found, View("autoencoder", _autoencoder(model), search, of_model=True)] if model else found
 
 
 def feature_set(
@@ -59,7 +60,9 @@ def feature_set(
     """
     prepared = prepare(view, train)
     copies = tuple(Planted(kind, prepared(rows)) for kind, rows in planted)
-    return FeatureSet(view.name, prepared(train), prepared(held_out), prepared(synthetic), copies, view.search)
+    return FeatureSet(
+        view.name, prepared(train), prepared(held_out), prepared(synthetic), copies, view.search, view.of_model
+    )
 
 
 def copies_of(images: Sequence[np.ndarray], kind: str, seed: int) -> list[np.ndarray]:
