@@ -190,7 +190,7 @@ def _shape(features: FeatureSet) -> tuple[int, int, int, tuple[tuple[str, int], 
 
 
 def _comparable(sets: Sequence[FeatureSet], train_patients: np.ndarray, settings: AuditSettings) -> Score:
-    """Training against held-out patients, by the principal components of one image of each, by all sets but the model's."""
+    """Training against held-out patients, by principal components of one image of each; of all sets but the model's."""
     rows = one_a_patient(train_patients, settings.seed)[: settings.sample]
     told = []
     for features in [features for features in sets if not features.of_model] or sets:
