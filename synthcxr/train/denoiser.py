@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.denoiser import ChestUNet, build_scheduler
 from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_tokenizer, build_unet
 from synthcxr.model.folder import Model, ModelInfo
+from synthcxr.model.hashes import module_hash
 from synthcxr.model.prompts import words_of
 from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import derive_seed
@@ -88,7 +88,7 @@ class DenoiserStage:
         self.module = DenoiserModule(unet.to(memory_format=torch.channels_last), text_encoder)
         rng = np.random.default_rng(config.seed)
         self.checked = rng.permutation(len(validation.records))[: self.settings.validation_images]
-        tag = hash_of_weights(autoencoder.linear_encoder)  # which alone decides the latents
+        tag = module_hash(autoencoder.linear_encoder)  # which alone decides the latents
         self.latents, self.checked_latents = (
             _cached_latents(cache, tag, corpus, variants, config.seed, autoencoder, accelerator)
             for corpus, variants in ((train, self.settings.variants), (validation, 1))
@@ -206,14 +206,6 @@ def shown_findings(conditions: Sequence[Condition]) -> dict[Finding, int]:
     """How many images show each finding of the vocabulary."""
     present = (f for condition in conditions for f, state in condition.findings.items() if state.state == "present")
     return {finding: count for finding, count in sorted(Counter(present).items())}
-
-
-def hash_of_weights(module: nn.Module) -> str:
-    """sha256 of a module's weights, in float32."""
-    digest = sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _cached_latents(

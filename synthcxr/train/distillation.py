@@ -25,11 +25,12 @@ from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet, from_float
 from synthcxr.model.denoiser import TIMESTEPS, after, build_scheduler
 from synthcxr.model.folder import Model
+from synthcxr.model.hashes import module_hash
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.runs import derive_seed
 from synthcxr.train.batches import batch_items, share, step_rng, training_condition
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.denoiser import DenoiserModule, hash_of_weights
+from synthcxr.train.denoiser import DenoiserModule
 from synthcxr.train.lora import Adapters
 
 # All that carries a picture through the UNet: attention, feed-forward, convolutions, and how time acts on them.
@@ -81,7 +82,7 @@ class DistillationStage:
         """The teacher's latents where a step of the student begins or ends, float16 (n, evaluations + 1, c, h, w)."""
         said = [to_prompt(condition, self.teacher.info.template) for condition in conditions]
         told = [self.drawn.model_dump_json(), self.settings.evaluations, *said]
-        told += [hash_of_weights(getattr(self.teacher.pipeline, name)) for name in ("unet", "text_encoder_2")]
+        told += [module_hash(getattr(self.teacher.pipeline, name)) for name in ("unet", "text_encoder_2")]
         path = cache / f"ways-{derive_seed(self.config.seed, f'{part}/{told}'):016x}.npy"
         if not path.exists():
             requests = [

@@ -9,7 +9,7 @@ from torch import nn
 
 from synthcxr.data.corpus import Corpus
 from synthcxr.images import to_float
-from synthcxr.model.hashes import module_hash as weights_hash
+from synthcxr.model.hashes import module_hash
 from synthcxr.model.latents import posterior, scaled
 from synthcxr.runs import derive_seed
 from synthcxr.train.augment import augmented
@@ -46,7 +46,7 @@ def draws_of(seed: int, record: str, variant: int) -> np.ndarray:
 
 def cached_latents(cache: Path, corpus: Corpus, variants: int, seed: int, vae: nn.Module, acc: Accelerator) -> Rows:
     """Row `i * variants + k` is image i, as it is for k = 0, else augmented: field `moments`, float16."""
-    key = derive_seed(seed, f"{corpus.hash}/{variants}/{weights_hash(vae)}")
+    key = derive_seed(seed, f"{corpus.hash}/{variants}/{module_hash(vae)}")
 
     def make(rows: range) -> dict[str, np.ndarray]:
         told = []

@@ -12,11 +12,11 @@ from diffusers import DiffusionPipeline
 
 from synthcxr.data.record import Record
 from synthcxr.model.bases import PromptEmbeddings, base_of
+from synthcxr.model.hashes import module_hash
 from synthcxr.model.prompts import embed
 from synthcxr.train.batches import step_rng, training_prompt
 from synthcxr.train.cache import Rows, cached_rows
 from synthcxr.train.config import BaseConfig
-from synthcxr.train.latents import weights_hash
 
 CHUNK = 16  # prompts encoded at once
 
@@ -76,7 +76,7 @@ def wordings_of(
 def cached_embeddings(cache: Path, wordings: Wordings, pipeline: DiffusionPipeline, accelerator: Accelerator) -> Rows:
     """Row i is prompt i: the fields of PromptEmbeddings, float16 (the mask bool)."""
     encoders = base_of(pipeline).text_encoders_of(pipeline)
-    digest = sha256("\0".join([*map(weights_hash, encoders.values()), *wordings.prompts]).encode()).hexdigest()
+    digest = sha256("\0".join([*map(module_hash, encoders.values()), *wordings.prompts]).encode()).hexdigest()
 
     def make(rows: range) -> dict[str, np.ndarray]:
         told: list[PromptEmbeddings] = []
