@@ -164,7 +164,8 @@ def test_adapters_are_a_standard_file_that_draws_our_pictures_in_a_stock_pipelin
     ours, theirs = _drawn(merged), _drawn(stock)
     gap, effect = np.abs(ours - theirs).max(), np.abs(plain - theirs).max()
     assert gap < 0.02 * effect, (gap, effect)  # the model's weights are float16
-    told = [one.encode_prompt("Edema.", device="cpu", do_classifier_free_guidance=False)[0] for one in (stock, merged)]
+    said = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    told = [one.encode_prompt("Edema.", **said)[0] for one in (stock, merged)]
     assert torch.allclose(*told, atol=2e-2)
     assert _moved(load_model(base), load_model(tmp_path / "run" / "model"), "text_encoder") == (
         {"q_proj", "k_proj", "v_proj", "out_proj"} if text else set()

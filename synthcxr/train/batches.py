@@ -68,9 +68,16 @@ def training_condition(
     )
 
 
-def training_prompt(condition: Condition, template: str, rng: np.random.Generator, *rates: float) -> str:
+def training_prompt(
+    condition: Condition,
+    template: str,
+    rng: np.random.Generator,
+    caption_dropout: float = 0.0,
+    part_dropout: float = 0.0,
+    negatives: float = 0.0,
+) -> str:
     """`training_condition` as the canonical prompt; "" where nothing is said."""
-    return to_prompt(training_condition(condition, rng, *rates), template)
+    return to_prompt(training_condition(condition, rng, caption_dropout, part_dropout, negatives), template)
 
 
 def share(batch: Sequence | np.ndarray, rank: int, processes: int) -> Sequence | np.ndarray:
