@@ -265,7 +265,7 @@ def test_a_model_that_learned_its_images_by_heart_is_caught(tmp_path, tiny_model
     """By what it draws, by what training prompts bring back, and by its losses."""
     learned = [anatomy(n) for n in range(16)]
     real = {f"train-{n}": [image] for n, image in enumerate(learned)}
-    write(tmp_path / "real", "real", real | {f"test-{n}": [anatomy(1000 + n)] for n in range(110)})
+    write(tmp_path / "real", "real", real | {f"test-{n}": [anatomy(3000 + n)] for n in range(110)})
     loaded = load_model(tiny_model)
     model = Model(loaded.pipeline, loaded.info, "b" * 64)
     start_from_pca(model.pipeline.vae, torch.from_numpy(np.stack([to_float(image) for image in learned]))[:, None])
