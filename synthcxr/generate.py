@@ -53,7 +53,8 @@ class Generator:
 
     def __init__(self, model: Model, settings: SamplerSettings | None = None, batch_size: int = 4):
         self.model, self.batch_size = model, batch_size
-        self.settings = (settings or SamplerSettings()).settled(model.info.sampler, model.info.few_steps)
+        info = model.info
+        self.settings = (settings or SamplerSettings()).settled(info.sampler, info.few_steps, info.quick)
         self._pipeline = model.few_step if self.settings.sampler == "few-step" else model.pipeline
         self._embedded: dict[str, PromptEmbeddings] = {}
 

@@ -1,5 +1,6 @@
 """The few-step mode: a Gaussian's flow in closed form, an adapter that learns the rest, and drawing through both."""
 
+import json
 import shutil
 
 import numpy as np
@@ -112,3 +113,15 @@ def test_a_damaged_adapter_is_named(quick, tmp_path):
     (copy / "few_step" / "pytorch_lora_weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelError, match="few_step"):
         Generator(load_model(copy), FEW)
+
+
+def test_the_mode_is_the_usual_one_where_the_model_says_so_and_nothing_else_is_asked(quick, tmp_path):
+    folder = shutil.copytree(quick.folder, tmp_path / "model")
+    said = json.loads((folder / "synthcxr.json").read_text())
+    (folder / "synthcxr.json").write_text(json.dumps(said | {"quick": True}))
+    usual = load_model(folder)
+    assert Generator(usual).settings == Generator(quick, FEW).settings
+    for asked in (SamplerSettings(steps=3), SamplerSettings(guidance=2.0), SamplerSettings(sampler="ddim")):
+        assert Generator(usual, asked).settings == Generator(quick, asked).settings == asked.over(quick.info.sampler)
+    assert Generator(quick).settings == quick.info.sampler
+    assert usual.hash == quick.hash  # it's the same model, before and after the choice

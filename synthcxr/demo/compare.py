@@ -56,14 +56,12 @@ def compare(
         gr.Error: an argument that breaks its rule, or a model that can't be opened.
     """
     from synthcxr.generate import Request, Stopped
-    from synthcxr.model.sampler import SamplerSettings
 
     with one_line():
         name = chosen("attribute", [attribute], ATTRIBUTES)[0]
         asked = variants(condition_of(prompt), name)
-        settings = SamplerSettings(
-            steps=whole("steps", steps, 1, inputs.MAX_STEPS),
-            guidance=number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
+        settings = studio.settings(
+            whole("steps", steps, 1, inputs.MAX_STEPS), number("guidance", guidance, 1, inputs.MAX_GUIDANCE)
         )
         requests = [Request(condition=one, seed=whole("seed", seed, 0, inputs.MAX_SEED)) for _, one in asked]
     drawn: list[Drawn] = []
@@ -124,7 +122,7 @@ def compare_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
             prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_length=inputs.MAX_PROMPT)
             attribute = gr.Dropdown(list(ATTRIBUTES), value="Sex", label="Attribute that changes", elem_id="attribute")
         with gr.Column(min_width=320):
-            settings = sampler_inputs(studio.sampler, count=False)
+            settings = sampler_inputs(studio, count=False)
             with gr.Row(elem_classes="actions"):
                 button = gr.Button("Compare", variant="primary", elem_id="compare")
                 stop = gr.Button("Stop", min_width=90, elem_id="stop-comparing")

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from synthcxr.demo import inputs
-from synthcxr.demo.generate import Pictures, gallery_of
+from synthcxr.demo.generate import Pictures, gallery_of, step_inputs
 from synthcxr.demo.inputs import chosen, number, one_line, whole
 from synthcxr.demo.studio import Studio, state_html, table_html, waiting_html
 from synthcxr.demo.turns import Job
@@ -51,12 +51,12 @@ def job_config(
         "findings": list(chosen("findings", findings, FINDINGS)) or [Finding.NO_FINDING.value],
         "sex": list(chosen("sex", sexes, SEXES)), "view": list(chosen("view", views, VIEWS)),
     }  # fmt: skip
+    settings = studio.settings(
+        whole("steps", steps, 1, inputs.MAX_STEPS), number("guidance", guidance, 1, inputs.MAX_GUIDANCE)
+    )
     config = {
         "plan": plan, "seed": whole("seed", seed, 0, inputs.MAX_SEED),
-        "settings": {
-            "steps": whole("steps", steps, 1, inputs.MAX_STEPS),
-            "guidance": number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
-        },
+        "settings": settings.model_dump(mode="json", exclude_none=True),
         "batch_size": SHARD_ROWS, "shard_rows": SHARD_ROWS, "threads": torch.get_num_threads(),
         "engine": {"workers": 1},
     }  # fmt: skip
@@ -175,7 +175,6 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
         "synthetic. The same as `synthcxr synthesize`, which has no limit of size.",
         elem_classes="lead",
     )
-    defaults = studio.sampler
     with gr.Row(elem_classes="panes"):
         with gr.Column(scale=2, min_width=320):
             findings = gr.Dropdown(
@@ -188,10 +187,7 @@ def dataset_tab(studio: Studio, exclusive: dict[str, Any]) -> None:
                 rows = gr.Slider(1, inputs.MAX_ROWS, 8, step=1, label="Rows", min_width=130, buttons=[])
                 seed = gr.Number(0, label="Seed", minimum=0, maximum=inputs.MAX_SEED, precision=0, min_width=120)
             with gr.Row(elem_classes="tight"):
-                steps = gr.Slider(1, inputs.MAX_STEPS, defaults.steps, step=1, label="Steps", min_width=130, buttons=[])
-                guidance = gr.Slider(
-                    1, inputs.MAX_GUIDANCE, defaults.guidance, step=0.5, label="Guidance", min_width=130, buttons=[]
-                )
+                steps, guidance = step_inputs(studio)
             screened = gr.Checkbox(
                 True, label="Screen each picture", info="whole, like a radiograph, as asked, nobody's copy"
             )

@@ -37,13 +37,11 @@ def draw(
         gr.Error: an argument that breaks its rule, or a model that can't be opened; one line for the page.
     """
     from synthcxr.generate import Request, Stopped
-    from synthcxr.model.sampler import SamplerSettings
 
     with one_line():
         condition = condition_of(prompt)
-        settings = SamplerSettings(
-            steps=whole("steps", steps, 1, inputs.MAX_STEPS),
-            guidance=number("guidance", guidance, 1, inputs.MAX_GUIDANCE),
+        settings = studio.settings(
+            whole("steps", steps, 1, inputs.MAX_STEPS), number("guidance", guidance, 1, inputs.MAX_GUIDANCE)
         )
         first, wanted = whole("seed", seed, 0, inputs.MAX_SEED), whole("count", count, 1, inputs.MAX_COUNT)
         requests = [Request(condition=condition, seed=first + i) for i in range(wanted)]
@@ -111,7 +109,7 @@ def generate_tab(studio: Studio, drawn: gr.State, exclusive: dict[str, Any]) -> 
             )  # fmt: skip
             gr.Examples([[one] for one in EXAMPLES], prompt, label="Examples", api_visibility="private")
             chosen = pickers(EXAMPLES[0])
-            settings = sampler_inputs(studio.sampler)
+            settings = sampler_inputs(studio)
             with gr.Row(elem_classes="actions"):
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
                 stop = gr.Button("Stop", elem_id="stop", min_width=90)
@@ -164,17 +162,29 @@ def gallery_of(label: str, columns: int, elem_id: str) -> gr.Gallery:
     )  # fmt: skip
 
 
-def sampler_inputs(defaults: Any, count: bool = True) -> list[gr.components.Component]:
+def sampler_inputs(studio: Studio, count: bool = True) -> list[gr.components.Component]:
     """Seed, count (where asked), steps and guidance."""
     with gr.Row(elem_classes="tight"):
         seed = gr.Number(0, label="Seed", minimum=0, maximum=inputs.MAX_SEED, precision=0, min_width=120)
         number = [gr.Slider(1, inputs.MAX_COUNT, 4, step=1, label="Count", min_width=130, buttons=[])] if count else []
     with gr.Row(elem_classes="tight"):
-        steps = gr.Slider(1, inputs.MAX_STEPS, defaults.steps, step=1, label="Steps", min_width=130, buttons=[])
-        guidance = gr.Slider(
-            1, inputs.MAX_GUIDANCE, defaults.guidance, step=0.5, label="Guidance", min_width=130, buttons=[]
-        )
+        steps, guidance = step_inputs(studio)
     return [seed, *number, steps, guidance]
+
+
+def step_inputs(studio: Studio) -> tuple[gr.Slider, gr.Slider]:
+    """Steps and guidance; both say which number of steps is the few-step mode, where the model has one."""
+    info = studio.info()
+    few = info.few_steps if info else None
+    steps = gr.Slider(
+        1, inputs.MAX_STEPS, studio.steps, step=1, label="Steps", min_width=130, buttons=[],
+        info=f"{few}: its few-step mode" if few else None,
+    )  # fmt: skip
+    guidance = gr.Slider(
+        1, inputs.MAX_GUIDANCE, studio.sampler.guidance, step=0.5, label="Guidance", min_width=130, buttons=[],
+        info=f"not in {few} steps" if few else None,
+    )  # fmt: skip
+    return steps, guidance
 
 
 def _preview(studio: Studio, prompt: Any) -> str:

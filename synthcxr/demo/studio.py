@@ -79,6 +79,21 @@ class Studio:
         info = self.info()
         return info.sampler if info else USUAL
 
+    @property
+    def steps(self) -> int:
+        """In how many steps the model is drawn from by default."""
+        info = self.info()
+        return info.few_steps if info and info.quick else self.sampler.steps
+
+    def settings(self, steps: int, guidance: float) -> "SamplerSettings":
+        """The few-step mode of a model that has one, where that many steps are asked; else so many guided steps."""
+        from synthcxr.model.sampler import SamplerSettings
+
+        info = self.info()
+        if info and steps == info.few_steps:
+            return SamplerSettings(sampler="few-step")
+        return SamplerSettings(sampler=self.sampler.sampler, steps=steps, guidance=guidance)
+
     def model_folder(self) -> Path | None:
         """Where the model's files are; None for a hub id."""
         from synthcxr.model.folder import EMBEDDED

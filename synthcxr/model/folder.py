@@ -47,7 +47,8 @@ class ModelInfo(Config):
     `words` are those its training prompts held, `findings` how many training images showed each finding (None:
     unknown, as for stock checkpoints). `data_hash` is of the training images, `data_licences` are theirs, `licence` is
     that of the weights. `sampler` is how its pictures are drawn by default, `few_steps` how many steps its few-step
-    mode takes (None: it has none). `audit` is the result of the privacy audit, None until there was one.
+    mode takes (None: it has none), `quick` whether that is how it's drawn from where nothing else is asked. `audit` is
+    the result of the privacy audit, None until there was one.
     """
 
     schema_version: int = 1
@@ -60,6 +61,7 @@ class ModelInfo(Config):
     data_hash: str | None = None
     sampler: SamplerSettings = USUAL
     few_steps: int | None = None
+    quick: bool = False
     licence: str | None = None
     data_licences: tuple[str, ...] | None = None
     audit: AuditRecord | None = None
@@ -184,22 +186,23 @@ def hash_of(folder: Path) -> str:
     """sha256 over weights and configurations: what decides the pictures.
 
     Card, classifier, image-text model, screen and audit aren't part of it: they judge what was drawn, and may be added
-    later.
+    later. Nor is which of its modes is the usual one: that is chosen once they have judged.
     """
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
     decisive = (path for path in files if path.relative_to(folder).parts[0] not in (CLASSIFIER, CONTRASTIVE, SCREEN))
-    return hash_files(decisive, _unaudited)
+    return hash_files(decisive, _unjudged)
 
 
-def _unaudited(file: Path) -> str:
-    """sha256 of a file; of synthcxr.json, of what it says without its audit, however it's laid out.
+def _unjudged(file: Path) -> str:
+    """sha256 of a file; of synthcxr.json, of what it says without what was found later, however it's laid out.
 
     Otherwise an audit would change the hash of a file that an editor had left without its last newline.
     """
     said = json.loads(file.read_text(encoding="utf-8")) if file.name == INFO else None
     if not isinstance(said, dict):
         return sha256_file(file)
-    return sha256(_info_text(said | {"audit": None}).encode()).hexdigest()
+    before = {key: value for key, value in said.items() if key != "quick"} | {"audit": None}
+    return sha256(_info_text(before).encode()).hexdigest()
 
 
 def _info_text(said: dict) -> str:

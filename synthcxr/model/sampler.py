@@ -42,13 +42,17 @@ class SamplerSettings(Config):
         """These settings, and where they say nothing, the others."""
         return others.model_copy(update=self.model_dump(exclude_none=True))
 
-    def settled(self, others: "SamplerSettings", few_steps: int | None) -> "SamplerSettings":
+    def settled(self, others: "SamplerSettings", few_steps: int | None, quick: bool = False) -> "SamplerSettings":
         """All of them, of a model whose own settings are `others` and whose few-step mode takes `few_steps`.
+
+        Args:
+            quick: where nothing is asked, that mode is meant.
 
         Raises:
             ModelError: the few-step mode of a model that has none, or in another number of steps.
         """
-        settings = self.over(others)
+        asked = SamplerSettings(sampler="few-step") if quick and self == SamplerSettings() else self
+        settings = asked.over(others)
         if settings.sampler != "few-step":
             return settings
         if few_steps is None:

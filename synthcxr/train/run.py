@@ -80,8 +80,13 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         if few_step:
-            steps = config.distillation.evaluations if config.distillation.steps else start.info.few_steps
-            model = replace(model, info=model.info.model_copy(update={"few_steps": steps}))
+            new = {"few_steps": config.distillation.evaluations}  # whether it may be the usual mode isn't known yet
+            kept = (
+                {}
+                if config.distillation.steps
+                else {name: getattr(start.info, name) for name in ("few_steps", "quick")}
+            )
+            model = replace(model, info=model.info.model_copy(update=new | kept))
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
         for name in PARTS:
             if (file := folder.folder / name / "result.json").exists():
