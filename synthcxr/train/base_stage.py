@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -25,6 +25,7 @@ from synthcxr.train.cache import Rows
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.denoiser import SHEET_CONDITIONS, shown_findings
 from synthcxr.train.latents import cached_latents, moments, sampled
+from synthcxr.train.parallel import divides
 from synthcxr.train.wordings import Wordings, cached_embeddings, embeddings, wordings_of
 
 VALIDATION_BATCH = 8
@@ -79,7 +80,7 @@ class BaseStage:
         self._cache(accelerator)
         half = accelerator.mixed_precision == "bf16"
         self.module = build_module(pipeline, settings, config.seed, half)
-        if accelerator.distributed_type is not DistributedType.FSDP:  # which cuts contiguous weights alone
+        if not divides(accelerator):  # only contiguous weights can be
             self.module.denoiser.to(memory_format=torch.channels_last)  # convolutions are faster so
         self._readers = ThreadPoolExecutor(READERS) if self.live else None
         self._ahead = Ahead(self.batch, self._following)
