@@ -59,8 +59,8 @@ class Goal:
     met: bool | None
 
 
-def told(score: Score, digits: int = 3) -> str:
-    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}], n = {score.n}"
+def told(score: Score, digits: int = 3, unit: str = "") -> str:
+    return f"{score.value:.{digits}f}{unit} [{score.low:.{digits}f}, {score.high:.{digits}f}], n = {score.n}"
 
 
 def drawn(model: Path, data: Path, images: int, settings: SamplerSettings, output: Path) -> Dataset:
@@ -92,7 +92,7 @@ def autoencoder_goals(
         for name, values in (("gain", torch.cat(gains).double().numpy()), ("edges", torch.cat(edges).double().numpy()))
     )
     return [
-        Goal("autoencoder", "PSNR above the block PCA", ">= 1.5 dB", told(gain, 2) + " dB", "", gain.value >= 1.5),
+        Goal("autoencoder", "PSNR above the block PCA", ">= 1.5 dB", told(gain, 2, " dB"), "", gain.value >= 1.5),
         Goal("autoencoder", "edge energy, of real", "0.9 to 1.1", told(edge), "real: 1", 0.9 <= edge.value <= 1.1),
     ]
 
