@@ -253,7 +253,7 @@ def write_card(card: Path, goals: str, model: Model, images: int, patients: int)
     else:
         before, after = text.split("## What it can't do")
         after = "## What it can't do" + after
-    drawn_by = ", ".join(f"{name} {value}" for name, value in model.info.sampler.model_dump(mode="json").items())
+    drawn_by = ", ".join(f"{name} {value}" for name, value in Generator(model).settings.model_dump(mode="json").items())
     section = (
         f"{MARKS[0]}\n## Goals\n\nMeasured by `python scripts/score_embedded.py` on the weights "
         f"`{model.hash[:12]}`, at the default settings ({drawn_by}), beside {images} images of {patients} "
