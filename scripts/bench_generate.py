@@ -3,8 +3,8 @@
 python scripts/bench_generate.py [--model DIR] [--images 200] [--stock 10] [--steps N] [--memory 200 2000]
 
 Stock is called as bulk scripts of the field do: one prompt a call, guidance 3, on all processors. Pictures of the
-stock pipeline aren't looked at, so that it doesn't matter which schedule a model was trained on. `--steps` also
-measures synthesize at another number of steps than its default. `--memory 0` leaves the memory out.
+stock pipeline aren't looked at, so that it doesn't matter which schedule a model was trained on. Synthesize
+draws as the model usually does, in its guided steps, and with `--steps` in as many. `--memory 0` leaves the memory out.
 """
 
 import argparse
@@ -104,30 +104,26 @@ def speed(model: Path, images: int, stock_images: int, steps: int | None) -> Non
     dpm = stock(pipeline, DPMSolverMultistepScheduler.from_config(schedule), 25, stock_images, info.resolution)
     print(f"{'stock, DPM-Solver++ 25':44} {dpm:8.3f} images/s   {dpm / pndm:6.2f} x PNDM")
     del pipeline
-    default = info.sampler.steps
-    unscreened = {
-        count: drawn_by(model, images, count, "float32") for count in dict.fromkeys((default, steps or default))
-    }
-    for count, rate in unscreened.items():
-        print_rate(f"synthesize, {info.sampler.sampler} {count}", rate, pndm, dpm)
+    usual = SamplerSettings().settled(info.sampler, info.few_steps, info.quick)
+    asked = [usual, info.sampler, *([SamplerSettings(steps=steps).over(info.sampler)] if steps else [])]
+    rates = []
+    for settings in dict.fromkeys(asked):
+        rates.append(synthesize(model, images, settings=settings))
+        print_rate(f"synthesize, {settings.sampler} {settings.steps}", rates[-1], pndm, dpm)
     print(f"{'':44} goal at least {GOAL_PNDM} x and {GOAL_DPM} x")
-    print_rate("the same in bfloat16", drawn_by(model, images, default, "bfloat16"), pndm, dpm)
+    half = synthesize(model, images, settings=usual, precision="bfloat16")
+    print_rate(f"{usual.sampler} {usual.steps} in bfloat16", half, pndm, dpm)
     try:
         screened = synthesize(model, images, screen=ScreenConfig())
     except UserError as error:
         return print(f"screening can't be measured: {error}")
-    share, kept = screened.drawn / unscreened[default].drawn, screened.kept / screened.drawn
+    share, kept = screened.drawn / rates[0].drawn, screened.kept / screened.drawn
     goal, again = (
         f"{share:6.2f} x unscreened, goal {GOAL_SCREEN} x",
         f"{kept:6.1%} of the drawn, others are drawn again",
     )
     print(f"{'screened, pictures drawn':44} {screened.drawn:8.3f} images/s   {goal}")
     print(f"{'screened, images kept':44} {screened.kept:8.3f} images/s   {again}")
-
-
-def drawn_by(model: Path, images: int, steps: int, precision: str) -> Rate:
-    settings = SamplerSettings(steps=steps).over(load_model(model).info.sampler)
-    return synthesize(model, images, settings=settings, precision=precision)
 
 
 def print_rate(what: str, rate: Rate, pndm: float, dpm: float) -> None:
