@@ -10,11 +10,25 @@ import torch
 
 from synthcxr.runs import derive_seed
 
+AlphaSigma = tuple[torch.Tensor, torch.Tensor]
+
 
 def alpha_sigma(alphas_cumprod: torch.Tensor, t_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha and sigma at integer timesteps, each (b, 1, 1, 1); alphas_cumprod is the schedule, (T,)."""
     squared = alphas_cumprod[t_b].view(-1, 1, 1, 1)
     return squared.sqrt(), (1 - squared).sqrt()
+
+
+def ddim_step(now: AlphaSigma, then: AlphaSigma) -> tuple[torch.Tensor, torch.Tensor]:
+    """DDIM's step as a turn (Salimans and Ho 2022, appendix D): x_t' = kept x_t + turned v.
+
+    Args:
+        now, then: alpha and sigma at t and t'.
+    Returns:
+        kept, turned: cosine and minus sine of the angle between the two, each of their shape.
+    """
+    (alpha, sigma), (alpha_then, sigma_then) = now, then
+    return alpha_then * alpha + sigma_then * sigma, sigma_then * alpha - alpha_then * sigma
 
 
 def noised(x_bchw: torch.Tensor, noise_bchw: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -92,7 +92,7 @@ class Studio:
         info = self.info()
         if info and steps == info.few_steps:
             return SamplerSettings(sampler="few-step")
-        return SamplerSettings(sampler=self.sampler.sampler, steps=steps, guidance=guidance)
+        return SamplerSettings(steps=steps, guidance=guidance)
 
     def model_folder(self) -> Path | None:
         """Where the model's files are; None for a hub id."""

@@ -22,6 +22,7 @@ from synthcxr.images import to_float, to_square
 from synthcxr.model.classifier import ClassifierShape, build_classifier, shrunk
 from synthcxr.model.folder import Model
 from synthcxr.model.hashes import module_hash
+from synthcxr.model.latents import posterior
 
 SHAPE, GRID = ClassifierShape(), 4  # places a side that keep where in the picture something is
 
@@ -103,9 +104,7 @@ def _autoencoder(model: Model) -> Extractor:
         return (to_square(to_float(image), size) for image in images)
 
     def forward(images_bchw: torch.Tensor) -> torch.Tensor:
-        channels = getattr(vae.config, "in_channels", 1)
-        told = vae.encode(images_bchw.expand(-1, channels, -1, -1).to(vae.device))
-        return (told.latent if hasattr(told, "latent") else told.latent_dist.mean).flatten(1)
+        return posterior(vae, images_bchw)[0].flatten(1)
 
     read = batched(forward)
     # By its own weights, not the model's: what was computed serves the next checkpoint, whose autoencoder is the same.

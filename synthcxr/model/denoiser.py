@@ -17,7 +17,7 @@ from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
-from synthcxr.diffusion import alpha_sigma
+from synthcxr.diffusion import AlphaSigma, alpha_sigma, ddim_step
 from synthcxr.model.autoencoder import cosines
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
@@ -25,7 +25,6 @@ __all__ = ["ChestUNet", "Gaussian", "ModelMixin", "after", "build_scheduler"]
 
 TIMESTEPS = 1000
 NOISE_OVER_SIGNAL = (0.03, 60.0)
-AlphaSigma = tuple[torch.Tensor, torch.Tensor]
 DIRECTIONS = 128  # of the covariance that are kept as they are, at most half of all
 
 
@@ -108,27 +107,25 @@ class Gaussian(nn.Module):
 
         Along the probability flow a direction of deviation s grows as its marginal does: x_t' = sqrt((alpha'^2 s^2 +
         sigma'^2) / (alpha^2 s^2 + sigma^2)) x_t, exactly and over any distance (Wang and Vastola 2024, eq. 9). DDIM
-        goes to x_t' = (alpha' alpha + sigma' sigma) x_t + (sigma' alpha - alpha' sigma) v. As t' nears t, this is `v`.
+        goes where `ddim_step` says. As t' nears t, this is `v`.
 
         Args:
             seen: as in `v`.
             now, then: alpha and sigma at t and t', each (b or 1, 1, 1, 1).
         """
-        (alpha, sigma), (alpha_then, sigma_then) = now, then
-        turn, along = sigma_then * alpha - alpha_then * sigma, alpha_then * alpha + sigma_then * sigma
+        alpha, alpha_then = now[0], then[0]
+        kept, turned = ddim_step(now, then)
 
-        def gain(variance: torch.Tensor, *shaped: torch.Tensor) -> torch.Tensor:
-            a, s, a_then, s_then, turned, kept = shaped
-            grown = (a_then.square() * variance + s_then.square()) / (a.square() * variance + s.square())
-            return (grown.sqrt() - kept) / turned
+        def gain(variance: torch.Tensor, now: AlphaSigma, then: AlphaSigma) -> torch.Tensor:
+            begin, end = (a.square() * variance + s.square() for a, s in (now, then))
+            kept, turned = ddim_step(now, then)
+            return ((end / begin).sqrt() - kept) / turned
 
-        shaped = (alpha, sigma, alpha_then, sigma_then, turn, along)
-        centred = seen - alpha * self.mean
+        flat = [tuple(part.flatten(1) for part in at) for at in (now, then)]
         told = self._each_direction(
-            centred, gain(self.loudness.square(), *(part.flatten(1) for part in shaped)),
-            gain(self.spectrum.square(), *shaped),
-        )  # fmt: skip
-        return told + (alpha_then - along * alpha) / turn * self.mean
+            seen - alpha * self.mean, gain(self.loudness.square(), *flat), gain(self.spectrum.square(), now, then)
+        )
+        return told + (alpha_then - kept * alpha) / turned * self.mean
 
     def alone(
         self, seen: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor

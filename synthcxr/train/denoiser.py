@@ -20,6 +20,7 @@ from synthcxr.model.denoiser import ChestUNet, build_scheduler
 from synthcxr.model.embedded import build_pipeline, build_text_encoder, build_tokenizer, build_unet
 from synthcxr.model.folder import Model, ModelInfo
 from synthcxr.model.hashes import module_hash
+from synthcxr.model.latents import posterior
 from synthcxr.model.prompts import words_of
 from synthcxr.model.sampler import USUAL, SamplerSettings
 from synthcxr.runs import derive_seed
@@ -230,5 +231,4 @@ def _cached_latents(
 
 @torch.no_grad()
 def _moments(autoencoder: ChestAutoencoder, images: torch.Tensor) -> np.ndarray:
-    posterior = autoencoder.encode(images).latent_dist
-    return torch.cat([posterior.mean, posterior.logvar], dim=1).half().cpu().numpy()
+    return torch.cat(posterior(autoencoder, images), dim=1).half().cpu().numpy()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.corpus import Corpus
-from synthcxr.diffusion import alpha_sigma, image_noise
+from synthcxr.diffusion import alpha_sigma, ddim_step, image_noise
 from synthcxr.errors import RunError
 from synthcxr.files import atomic_path
 from synthcxr.generate import Generator, Request
@@ -64,9 +64,7 @@ class DistillationStage:
         stride = TIMESTEPS // self.settings.evaluations
         self.timesteps = torch.arange(TIMESTEPS - 1, -1, -stride)[: self.settings.evaluations]
         now = alpha_sigma(build_scheduler().alphas_cumprod, self.timesteps)
-        then = after(self.timesteps, stride)
-        self.kept = then[0] * now[0] + then[1] * now[1]
-        self.turned = then[1] * now[0] - then[0] * now[1]
+        self.kept, self.turned = ddim_step(now, after(self.timesteps, stride))
 
     def _conditions(self, train: Corpus) -> list[Condition]:
         """What the teacher's pictures show: what training images do, findings more often, with parts unsaid."""

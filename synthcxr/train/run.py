@@ -80,13 +80,10 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         if few_step:
-            new = {"few_steps": config.distillation.evaluations}  # whether it may be the usual mode isn't known yet
-            kept = (
-                {}
-                if config.distillation.steps
-                else {name: getattr(start.info, name) for name in ("few_steps", "quick")}
-            )
-            model = replace(model, info=model.info.model_copy(update=new | kept))
+            mode = {"few_steps": config.distillation.evaluations}  # whether it may be the usual one isn't known yet
+            if not config.distillation.steps:
+                mode = start.info.model_dump(include={"few_steps", "quick"})
+            model = replace(model, info=model.info.model_copy(update=mode))
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
         for name in PARTS:
             if (file := folder.folder / name / "result.json").exists():
