@@ -3,10 +3,11 @@
     python scripts/bench_train.py                      # a Stable Diffusion 1.5 of an eighth of the width, on the CPU
     python scripts/bench_train.py --width 1 --size 512 --batch 8 --device auto     # its real width, on a GPU
 
-Both train the same UNet (random weights) on the same drawn images at the same batch size, at the same precision; the
-example's loop reads, shrinks and encodes images and encodes prompts in each step, ours reads both from its caches and
-also averages its weights. The arms take turns, each time in a process of its own, so that each has its own peak of
-memory. Seconds of the processor are given as well: on a CPU that others use, they tell more than the clock.
+All train the same UNet (random weights) on the same drawn images at the same batch size; the example's loop reads,
+shrinks and encodes images and encodes prompts in each step, ours reads both from its caches and also averages its
+weights. With --precision bf16 the example runs twice, in float32, as it does unless told otherwise, and in autocast.
+The arms take turns, each time in a process of its own, so that each has its own peak of memory. Seconds of the
+processor are given as well: on a CPU that others use, they tell more than the clock.
 
 Model FLOPs are those of the UNet's forward and backward pass alone, and their utilisation is the share of what a matrix
 product reaches on the same machine. What caching alone can save is the encoders' FLOPs: it's printed as `by FLOPs`. At
@@ -46,7 +47,7 @@ from synthcxr.train.config import TrainConfig
 from synthcxr.train.loop import Trainer
 
 IMAGES = 64
-ARMS = ("example", "ours")
+OURS, EXAMPLE = "ours", "example"
 
 
 def build(width: float) -> StableDiffusionPipeline:
@@ -100,9 +101,9 @@ def ours(config: TrainConfig, steps: int) -> tuple[float, float, int]:
     return *_timed(step, steps), counter.get_total_flops()
 
 
-def example(config: TrainConfig, steps: int) -> tuple[float, float, int]:
+def example(config: TrainConfig, steps: int, precision: str) -> tuple[float, float, int]:
     """The same by the example's loop: an image and its prompt are read and encoded in each step."""
-    precision = "bf16" if config.precision == "bf16" else "no"
+    precision = "bf16" if precision == "bf16" else "no"
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
     device, dtype = accelerator.device, torch.bfloat16 if precision == "bf16" else torch.float32
     (corpus,) = (load_corpus([Dataset.open(config.data[0])], "train", config.resolution, 5, None),)
@@ -159,11 +160,12 @@ def matmul_flops(bf16: bool, device: str) -> float:
 
 
 def arm(name: str, config: TrainConfig, steps: int) -> None:
-    seconds, busy, flops = (ours if name == "ours" else example)(config, steps)
+    precision = config.precision if name == OURS else name.split()[-1]
+    seconds, busy, flops = ours(config, steps) if name == OURS else example(config, steps, precision)
     cuda = config.device != "cpu" and torch.cuda.is_available()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = torch.cuda.max_memory_allocated() if cuda else kilobytes * 1024
-    top = matmul_flops(config.precision == "bf16", "cuda" if cuda else "cpu")
+    top = matmul_flops(precision == "bf16", "cuda" if cuda else "cpu")
     print(json.dumps({"seconds": seconds, "busy": busy, "flops": flops, "peak": peak, "top": top}))
 
 
@@ -187,8 +189,9 @@ def main() -> None:
         return arm(given.arm[0], config, given.steps)
     build(given.width).save_pretrained(folder / "base")
     draw(folder / "data", given.size)
-    told: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    for name in ARMS * given.rounds:
+    arms = [f"{EXAMPLE} fp32", *([f"{EXAMPLE} bf16"] if given.precision == "bf16" else []), OURS]
+    told: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    for name in arms * given.rounds:
         shutil.rmtree(folder / "run" / "base", ignore_errors=True)  # the caches stay
         command = [sys.executable, __file__, *sys.argv[1:], "--arm", name, str(folder)]
         done = subprocess.run(
@@ -201,20 +204,26 @@ def main() -> None:
 
 
 def report(told: dict[str, list[dict[str, float]]], steps: int, batch: int) -> None:
-    """Each arm's turns together, and one arm against the other, turn by turn."""
-    flops = told["ours"][0]["flops"]
+    """Each arm's turns together, and ours against each of the example's, turn by turn."""
+    flops = told[OURS][0]["flops"]
     for name, turns in told.items():
         seconds, top = sum(one["seconds"] for one in turns), max(one["top"] for one in turns)
         rate, used = len(turns) * steps * batch / seconds, len(turns) * steps * flops / seconds / top
         peak = max(one["peak"] for one in turns) / 2**30
-        print(f"{name:8} {rate:8.3f} samples/s  peak {peak:6.2f} GiB  model FLOPs utilisation {used:.1%}")
-    pairs = list(zip(told["example"], told["ours"], strict=True))
+        print(f"{name:12} {rate:8.3f} samples/s  peak {peak:6.2f} GiB  model FLOPs utilisation {used:.1%}")
+    for name in told:
+        if name != OURS:
+            compare(name, list(zip(told[name], told[OURS], strict=True)), steps)
+
+
+def compare(name: str, pairs: list[tuple[dict[str, float], dict[str, float]]], steps: int) -> None:
+    """One arm of the example beside ours, turn by turn."""
     for key, what in (("seconds", "by the clock"), ("busy", "by seconds of the processor"), ("flops", "by FLOPs")):
         ratios = [theirs[key] / own[key] for theirs, own in pairs]
         total = sum(theirs[key] for theirs, _ in pairs) / sum(own[key] for _, own in pairs)
-        print(f"ratio    {total:8.2f} x the example's samples/s {what} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"ours: {total:5.2f} x the samples/s of {name}, {what} ({min(ratios):.2f} to {max(ratios):.2f})")
     memory = max(own["peak"] for _, own in pairs) / max(theirs["peak"] for theirs, _ in pairs)
-    print(f"memory   {memory:8.2f} x the example's, over {len(pairs)} turns of {steps} steps each")
+    print(f"ours: {memory:5.2f} x the memory of {name}, over {len(pairs)} turns of {steps} steps each")
 
 
 if __name__ == "__main__":
