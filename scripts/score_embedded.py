@@ -1,15 +1,16 @@
 """Recompute the goals of the embedded model from its weights, on test patients who trained no part of it.
 
-    python scripts/score_embedded.py [MODEL] [--data DATASET] [--images 680] [--output build/score] [--card]
+    python scripts/score_embedded.py [MODEL] [--data DATASET] [--steps N] [--output build/score] [--card]
 
-Pictures are drawn of the conditions of test patients, once at the model's default settings, once in at most 4
-evaluations of the network and once in 25 steps, then judged by the classifier beside the model, which real images
-trained. Prints the table of goals, each with n and 95% interval, and what it is compared with; --card writes it to the
-model's card. What was drawn is kept under --output, so that a run that was cut off goes on. The row on privacy is that
-of the audit which is bound to the weights (`synthcxr audit`).
+For each test image, at most 5 of a patient, a picture of its condition is drawn, once at the model's default settings,
+once in at most 4 evaluations of the network and once in 25 steps, and judged by the classifier beside the model, which
+real images trained. Prints the table of goals, each with n and 95% interval, and what it is compared with; --card
+writes it to the model's card. What was drawn is kept under --output, so that a run that was cut off goes on. The row on
+privacy is that of the audit which is bound to the weights (`synthcxr audit`).
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ MARKS = ("<!-- goals -->", "<!-- end of goals -->")
 FEW = SamplerSettings(sampler="few-step")
 COMPARED = SamplerSettings(sampler="dpm++", steps=25)
 CONTROLLED = ("Pleural Effusion", "Cardiomegaly", "Edema", "Pneumothorax", "Consolidation")
+FEWEST = 5  # images that show a finding: its interval says how little they tell
 PCA_IMAGES = 1000
 MEGABYTES = 60.0
 
@@ -63,11 +65,17 @@ def told(score: Score, digits: int = 3, unit: str = "") -> str:
     return f"{score.value:.{digits}f}{unit} [{score.low:.{digits}f}, {score.high:.{digits}f}], n = {score.n}"
 
 
-def drawn(model: Path, data: Path, images: int, settings: SamplerSettings, output: Path) -> Dataset:
-    """A DATASET of pictures of the conditions of test patients; the one that is there already, if it's whole."""
+def drawn(model: Path, records: list[Record], settings: SamplerSettings, output: Path) -> Dataset:
+    """A DATASET with a picture of the condition of each of these; the one that is there already, if it's whole."""
+    lines = [
+        {"age": one.age, "sex": one.sex, "view": one.view, "findings": [finding.value for finding in one.findings]}
+        for one in (record.condition for record in records)
+    ]
+    prompts = output.with_suffix(".jsonl")
+    write_text(prompts, "".join(json.dumps(line) + "\n" for line in lines))
     config = SynthesizeConfig(
-        plan={"kind": "copy", "rows": images, "dataset": data, "split": "test"}, model=str(model), licence="unknown",
-        output=output, settings=settings, screen=None, shard_rows=64, split="test", precision="auto",
+        plan={"kind": "prompts", "file": prompts}, model=str(model), licence="unknown", output=output,
+        settings=settings, screen=None, shard_rows=64, split="test", precision="auto",
     )  # fmt: skip
     synthesize(config)
     return Dataset.open(output)
@@ -128,12 +136,12 @@ def fidelity_goals(
     ]  # fmt: skip
 
 
-def control_goals(real: Readings, reals: list[Record], made: Readings, records: list[Record]) -> list[Goal]:
-    """What the classifier finds of what was asked, beside what it finds in real images of what they show."""
+def control_goals(real: Readings, made: Readings, records: list[Record]) -> list[Goal]:
+    """What the classifier finds of what was asked, beside what it finds in the real images that show it."""
+    conditions, units = [record.condition for record in records], np.array([record.patient for record in records])
     sets = []
-    for readings, which in ((real, reals), (made, records)):
-        conditions, units = [record.condition for record in which], np.array([record.patient for record in which])
-        scores = {score.name: score for score in alignment(readings, conditions, units)}
+    for readings in (real, made):
+        scores = {score.name: score for score in alignment(readings, conditions, units, least=FEWEST)}
         for name, chance, positive in (("sex", readings.male, "male"), ("view", readings.ap, "AP")):
             said = np.array([getattr(condition, name) or "" for condition in conditions])
             known = said != ""
@@ -197,21 +205,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED)
     parser.add_argument("--data", type=Path, default=Path("build/data/nih"))
-    parser.add_argument("--images", type=int, default=680)
+    parser.add_argument("--steps", type=int, help="instead of the default settings; the card then stays as it is")
     parser.add_argument("--output", type=Path, default=Path("build/score"))
     parser.add_argument("--card", action="store_true")
     asked = parser.parse_args()
     model, judge, data = load_model(asked.model), load_classifier(asked.model), Dataset.open(asked.data)
     size, output = model.info.resolution, asked.output / model.hash[:12]
 
-    # Without a few-step mode of its own, a model is asked for as many plain steps.
-    quick = FEW if model.info.few_steps else SamplerSettings(sampler="dpm++", steps=4, guidance=1.0)
-    made, few, slow = (
-        drawn(asked.model, asked.data, asked.images, settings, output / name)
-        for name, settings in (("default", SamplerSettings()), ("few", quick), ("steps25", COMPARED))
-    )
     train, test = (some_a_patient(data.split(split)) for split in ("train", "test"))
     train = [train[row] for row in np.random.default_rng(0).permutation(len(train))[: max(len(test), PCA_IMAGES)]]
+    # Without a few-step mode of its own, a model is asked for as many plain steps.
+    quick = FEW if model.info.few_steps else SamplerSettings(sampler="dpm++", steps=4, guidance=1.0)
+    usual = SamplerSettings(steps=asked.steps) if asked.steps else SamplerSettings()
+    made, few, slow = (
+        drawn(asked.model, test, settings, output / f"{settings.sampler}-{settings.steps}")
+        for settings in (Generator(model, asked_for).settings for asked_for in (usual, quick, COMPARED))
+    )
     patients = tuple(np.array([record.patient for record in part]) for part in (train, test))
     of_train, of_test = (readings(judge, data, records, size) for records in (train, test))
     of_made, of_few, of_slow = (readings(judge, part, part.records, size) for part in (made, few, slow))
@@ -225,13 +234,13 @@ def main() -> None:
         *fidelity_goals(
             of_train.features, of_test.features, of_made.features, of_few.features, of_slow.features, patients
         ),
-        *control_goals(of_test, test, of_made, made.records),
+        *control_goals(of_test, of_made, test),
         privacy_goal(model),
         *cost_goals(asked.model, rate),
     ]
     print(table(goals))
     write_text(asked.output / "goals.md", table(goals) + "\n")
-    if asked.card:
+    if asked.card and not asked.steps:
         write_card(asked.model / "README.md", table(goals), model, len(test), len(set(patients[1])))
 
 

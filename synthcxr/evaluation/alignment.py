@@ -10,13 +10,15 @@ from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, wei
 from synthcxr.evaluation.scores import Score
 from synthcxr.model.classifier import AGE_MEAN, AGE_SCALE, FINDINGS, LABELS, Readings, targets
 
-LEAST = 10  # images with and without a finding, of each sex and view, and of known age
+LEAST = 10  # images with and without a finding (unless told otherwise), of each sex and view, and of known age
 
 
-def alignment(readings: Readings, conditions: Sequence[Condition], units: np.ndarray, seed: int = 0) -> list[Score]:
+def alignment(
+    readings: Readings, conditions: Sequence[Condition], units: np.ndarray, seed: int = 0, least: int = LEAST
+) -> list[Score]:
     """How well a judge finds in n images what their conditions say.
 
-    Scores: "AUROC, <finding>" of each with at least LEAST images with and without it, "AUROC, mean" of these (with at
+    Scores: "AUROC, <finding>" of each with at least `least` images with and without it, "AUROC, mean" of these (with at
     least two), "accuracy, sex" and "accuracy, view" (PA or AP) balanced over both, "error, age" in years (mean
     absolute) and "correlation, age" (Pearson). What too few images are labelled with is left out.
 
@@ -26,19 +28,19 @@ def alignment(readings: Readings, conditions: Sequence[Condition], units: np.nda
     known = targets(conditions)
     weights = cluster_weights(units, seed=seed)
     return [
-        *_findings(readings, known, weights),
+        *_findings(readings, known, weights, least),
         *_choice("accuracy, sex", readings.male, known[:, LABELS.index("male")], weights),
         *_choice("accuracy, view", readings.ap, known[:, LABELS.index("AP")], weights),
         *_age(readings.age, known[:, LABELS.index("age")] * AGE_SCALE + AGE_MEAN, weights),
     ]
 
 
-def _findings(readings: Readings, known: np.ndarray, weights: np.ndarray) -> list[Score]:
+def _findings(readings: Readings, known: np.ndarray, weights: np.ndarray, least: int) -> list[Score]:
     scores, draws = [], []
     for column, finding in enumerate(FINDINGS):
         labelled = np.isfinite(known[:, column])
         there = known[labelled, column] == 1
-        if min(there.sum(), (~there).sum()) < LEAST:
+        if min(there.sum(), (~there).sum()) < least:
             continue
         told = readings.findings[labelled, column]
         value = weighted_auc(told, there, np.ones((1, len(told))))[0]
