@@ -26,7 +26,7 @@ from synthcxr.model.folder import load_model
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
-STAGES = ("autoencoder", "denoiser", "distillation", "matching", "classifier", "contrastive")
+STAGES = ("autoencoder", "denoiser", "distillation", "classifier", "contrastive")
 STEPS = 8
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 2, "ema": 0.9, "log_every": 1, "validate_every": 4}
 COMMON |= {"checkpoint_every": 3, "validation_images": 2}
@@ -36,7 +36,6 @@ DENOISER = {
     "sample_steps": 1,
 }
 DISTILLATION = {"evaluations": 2, "teacher": {"steps": 4}, "pictures": 8, "rank": 2}
-MATCHING = {"kept": 8}
 CLASSIFIER = {"shape": {"size": 32, "channels": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}}
 CONTRASTIVE = {"shape": {"width": 32, "tokens": 16}}
 PATIENCE = 500  # seconds; a busy machine is no failure
@@ -56,7 +55,6 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     import synthcxr.train.contrastive
     import synthcxr.train.denoiser
     import synthcxr.train.distillation
-    import synthcxr.train.matching
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
     from synthcxr.train.loop import Trainer
@@ -134,7 +132,6 @@ def set_up(folder: Path, dataset: Dataset, **changes: object) -> RunFolder:
         "data": [str(dataset.path)], "output": "run", "resolution": 64, "device": "cpu", "precision": "fp32",
         "autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER},
         "distillation": {**COMMON, **DISTILLATION},
-        "critic": {**COMMON, **CLASSIFIER}, "matching": {**COMMON, **MATCHING},
         "classifier": {**COMMON, **CLASSIFIER}, "contrastive": {**COMMON, **CONTRASTIVE},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config | changes))
@@ -255,7 +252,7 @@ def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
     said["sampler"]["guidance"] = 1.5
     (start / "synthcxr.json").write_text(json.dumps(said))
     stages = {"denoiser": {**COMMON, **DENOISER, "steps": 0}}
-    stages |= {stage: {"steps": 0} for stage in ("distillation", "critic", "matching", "classifier", "contrastive")}
+    stages |= {stage: {"steps": 0} for stage in ("distillation", "classifier", "contrastive")}
     run = set_up(tmp_path / "next", tiny_dataset, start=str(start), **stages)
     assert run.train() == 0, run.said
     models = [load_model(folder) for folder in (start, run.path / "run" / "model")]

@@ -93,11 +93,6 @@ def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
     if told := measured.get("distillation"):
         rows.append(f"| few-step mode, mean squared distance of its latents from those of many steps "
                     f"| {told['latents_mse']:.4f} | {told['images']:.0f} |")  # fmt: skip
-    if told := measured.get("matching"):
-        rows.append("| few-step mode, Frechet distance to held-out images by the critic of its training, a dimension "
-                    f"| {told['frechet']:.4f} | {told['images']:.0f} |")  # fmt: skip
-        rows.append(f"| the same of training images (the floor) | {told['frechet_of_training']:.4f} "
-                    f"| {told['images']:.0f} |")  # fmt: skip
     for part, told in measured.items():
         if part.split(",")[0] == "decoder":
             rows += [

@@ -5,9 +5,8 @@ batches.py      which samples a step sees, and the prompts it reads
 autoencoder.py  stage 1
 denoiser.py     stage 2, over cached latents
 distillation.py stage 3: an adapter that draws in a few steps
-matching.py     stage 4: the statistics of that mode's pictures become those of real images
-classifier.py   stage 5, which judges and screens
-contrastive.py  stage 6: images and prompts in one space, over the classifier's features
+classifier.py   stage 4, which judges and screens
+contrastive.py  stage 5: images and prompts in one space, over the classifier's features
 loop.py         the loop: EMA, validation, logs, checkpoints, signals
 optimizer.py    AdamW, with moments of 8 bits where these are there
 checkpoint.py   exact state on disk, in hashed shards

@@ -1,4 +1,4 @@
-"""Stage 5: the classifier that reads findings, sex, view and age; it judges, and screens, what is generated."""
+"""Stage 4: the classifier that reads findings, sex, view and age; it judges, and screens, what is generated."""
 
 import numpy as np
 import torch
@@ -15,20 +15,18 @@ from synthcxr.train.config import TrainConfig
 
 
 class ClassifierStage:
-    """What the loop asks of a stage; see loop.Stage.
+    """What the loop asks of a stage; see loop.Stage."""
 
-    Args:
-        name: "classifier", or "critic": that of stage `matching`.
-    """
+    name = "classifier"
 
-    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, name: str = "classifier"):
-        self.name, self.config, self.settings = name, config, getattr(config, name)
+    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus):
+        self.config, self.settings = config, config.classifier
         self.train, self.validation = train, validation
         self.items = np.concatenate([np.arange(len(train.records)), np.repeat(train.ill, config.finding_repeats - 1)])
         self.targets = targets(record.condition for record in train.records)
         self.checked = np.arange(len(validation.records))[: self.settings.validation_images]
         self.checked_targets = targets(validation.records[i].condition for i in self.checked)
-        torch.manual_seed(derive_seed(config.seed, f"{name} weights"))
+        torch.manual_seed(derive_seed(config.seed, "classifier weights"))
         self.module = build_classifier(self.settings.shape).to(memory_format=torch.channels_last)
 
     def sample_ids(self, step: int) -> list[str]:
@@ -39,7 +37,7 @@ class ClassifierStage:
     def loss(self, module: torch.nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean loss over what is known of this process's part of the batch of one step."""
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
-        draws = step_rng(self.config.seed, self.name, step).random((len(indices), 5), dtype=np.float32)
+        draws = step_rng(self.config.seed, "classifier", step).random((len(indices), 5), dtype=np.float32)
         own = share(indices, rank, processes)
         images = shrunk(to_images(self.train.pixels[own]), self.settings.shape.size)
         images = augmented(images, torch.from_numpy(share(draws, rank, processes))).to(device)

@@ -96,24 +96,6 @@ class DistillationConfig(StageConfig):
     )
 
 
-class MatchingConfig(StageConfig):
-    """Stage 4, the few-step adapter goes on until its pictures' statistics are those of real images; left out by
-    default. It needs a critic (`critic.steps`)."""
-
-    steps: int = Field(0, ge=0)
-    learning_rate: float = Field(5e-5, gt=0, description="so low that few pictures are kept which now look otherwise")
-    warmup: int = Field(20, ge=0)
-    decay: float = Field(0.5, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    ema: float = Field(0.95, ge=0, lt=1)
-    validate_every: int = Field(40, ge=1)
-    checkpoint_every: int = Field(40, ge=1)
-    validation_images: int = Field(512, ge=2)
-    kept: int = Field(768, ge=2, description="pictures, the last ones drawn, whose statistics are compared")
-    condition_weight: float = Field(1.0, ge=0, description="of a condition's deviation beside that of a feature")
-    part_dropout: float = Field(0.1, ge=0, le=1, description="how often age, sex, view or findings go unsaid")
-
-
 class JudgeConfig(StageConfig):
     """What the stages share that train judges of pictures: short, left out by default, validated on all images."""
 
@@ -125,21 +107,15 @@ class JudgeConfig(StageConfig):
 
 
 class ClassifierConfig(JudgeConfig):
-    """Stage 5, on all images, shrunk; it judges and screens what is generated."""
+    """Stage 4, on all images, shrunk; it judges and screens what is generated."""
 
     batch_size: int = Field(64, ge=1)
     weight_decay: float = Field(0.05, ge=0)
     shape: ClassifierShape = ClassifierShape()
 
 
-class CriticConfig(ClassifierConfig):
-    """The classifier of stage 4, another one than that beside the model; it isn't kept."""
-
-    shape: ClassifierShape = ClassifierShape(channels=(40, 80, 128, 192))
-
-
 class ContrastiveConfig(JudgeConfig):
-    """Stage 6, on the classifier's features of all images; it tells whether a picture fits its words."""
+    """Stage 5, on the classifier's features of all images; it tells whether a picture fits its words."""
 
     batch_size: int = Field(128, ge=2)
     weight_decay: float = Field(0.1, ge=0)
@@ -242,8 +218,6 @@ class TrainConfig(Config):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     distillation: DistillationConfig = DistillationConfig()
-    critic: CriticConfig = CriticConfig()
-    matching: MatchingConfig = MatchingConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
 
@@ -251,9 +225,7 @@ class TrainConfig(Config):
     def _one_architecture(self) -> "TrainConfig":
         if self.base and self.start:
             raise ValueError("start is for the embedded architecture; a base goes on from base.model")
-        if self.matching.steps and not self.critic.steps:
-            raise ValueError("matching.steps compares pictures by a critic's features; give critic.steps as well")
-        for stage in ("distillation", "critic", "matching", "classifier"):
+        for stage in ("distillation", "classifier"):
             if self.base and getattr(self, stage).steps:
                 raise ValueError(f"{stage}.steps is for the embedded architecture; leave it out with a base")
         return self

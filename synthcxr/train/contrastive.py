@@ -1,4 +1,4 @@
-"""Stage 6: the image-text model, on the classifier's features of real images and their prompts."""
+"""Stage 5: the image-text model, on the classifier's features of real images and their prompts."""
 
 from pathlib import Path
 

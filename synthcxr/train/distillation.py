@@ -18,13 +18,12 @@ from tqdm import tqdm
 
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.corpus import Corpus
-from synthcxr.diffusion import image_noise
+from synthcxr.diffusion import alpha_sigma, ddim_step, image_noise
 from synthcxr.errors import RunError
 from synthcxr.files import atomic_path
 from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet, from_float
-from synthcxr.model.denoiser import TIMESTEPS
-from synthcxr.model.few_step import whole_steps
+from synthcxr.model.denoiser import TIMESTEPS, after, build_scheduler
 from synthcxr.model.folder import Model
 from synthcxr.model.hashes import module_hash
 from synthcxr.model.sampler import SamplerSettings
@@ -62,7 +61,10 @@ class DistillationStage:
         self.module = DenoiserModule(student.requires_grad_(False), text_encoder.requires_grad_(False))
         inject_adapter_in_model(wanted, student)
         student.few_steps = self.settings.evaluations
-        self.timesteps, self.kept, self.turned = whole_steps(self.settings.evaluations)
+        stride = TIMESTEPS // self.settings.evaluations
+        self.timesteps = torch.arange(TIMESTEPS - 1, -1, -stride)[: self.settings.evaluations]
+        now = alpha_sigma(build_scheduler().alphas_cumprod, self.timesteps)
+        self.kept, self.turned = ddim_step(now, after(self.timesteps, stride))
 
     def _conditions(self, train: Corpus) -> list[Condition]:
         """What the teacher's pictures show: what training images do, findings more often, with parts unsaid."""

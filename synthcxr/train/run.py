@@ -16,7 +16,7 @@ from synthcxr.errors import ModelError, RunError, shown
 from synthcxr.files import atomic_path, write_json
 from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.card import Training, model_card
-from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, FEW_STEP, Model, load_model, read_info, resolve, save_model
+from synthcxr.model.folder import CLASSIFIER, CONTRASTIVE, FEW_STEP, Model, load_model, resolve, save_model
 from synthcxr.runs import Run
 from synthcxr.train import base_run
 from synthcxr.train.autoencoder import AutoencoderStage
@@ -27,12 +27,11 @@ from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.distillation import DistillationStage
 from synthcxr.train.loop import Trainer
 from synthcxr.train.machine import accelerator_of, hours, processors
-from synthcxr.train.matching import MatchingStage
 from synthcxr.train.parallel import divides
 
 log = logging.getLogger(__name__)
-TrainedPart = AutoencoderStage | DistillationStage | MatchingStage | ClassifierStage | ContrastiveStage
-PARTS = ("autoencoder", "denoiser", "distillation", "critic", "matching", "classifier", "contrastive")
+TrainedPart = AutoencoderStage | DistillationStage | ClassifierStage | ContrastiveStage
+PARTS = ("autoencoder", "denoiser", "distillation", "classifier", "contrastive")
 MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
@@ -51,7 +50,6 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     if config.base:
         return base_run.run(config, fresh)
     _check_classifier(config)
-    _check_few_step(config)
     datasets = [Dataset.open(path) for path in config.data]
     accelerator = accelerator_of(config)
     if divides(accelerator):
@@ -77,16 +75,14 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator, start)
     Trainer(stage, accelerator, folder).fit()
     few_step = _few_step(config, train, validation, accelerator, folder, stage.model(stage.module))
-    if few_step and config.matching.steps:
-        few_step = _matched(config, datasets, accelerator, folder, stage.model(stage.module), few_step)
     classifier = _classifier(config, train, validation, accelerator, folder)
     contrastive = _contrastive(config, train, validation, accelerator, folder, classifier)
     if accelerator.is_main_process:
         model = stage.model(stage.module)
         if few_step:
-            mode = {"few_steps": _evaluations(config)}  # whether it may be the usual one isn't known yet
-            if not (config.distillation.steps or config.matching.steps):
-                mode["quick"] = start.info.quick
+            mode = {"few_steps": config.distillation.evaluations}  # whether it may be the usual one isn't known yet
+            if not config.distillation.steps:
+                mode = start.info.model_dump(include={"few_steps", "quick"})
             model = replace(model, info=model.info.model_copy(update=mode))
         measured = {"denoiser": stage.validate(stage.module.eval(), accelerator.device)}
         for name in PARTS:
@@ -132,33 +128,6 @@ def _few_step(
     if not path.exists() and config.start and not config.denoiser.steps:
         path = resolve(config.start) / FEW_STEP
     return path if path.exists() else None
-
-
-def _evaluations(config: TrainConfig) -> int:
-    """Of the network for a picture in the few-step mode: by the adapter of this run, or of the model it starts from."""
-    return config.distillation.evaluations if config.distillation.steps else read_info(resolve(config.start)).few_steps
-
-
-def _matched(
-    config: TrainConfig, datasets: list[Dataset], accelerator: Accelerator, folder: Run, model: Model, adapter: Path
-) -> Path:
-    """The folder of the adapter after stage `matching`, with a critic that this run trained before."""
-    path, critic = (folder.folder / name / "model" for name in ("matching", "critic"))
-    if path.exists():
-        return path
-    cache, size = config.output / "cache", config.critic.shape.size
-    with accelerator.main_process_first():
-        train, validation = (
-            load_corpus(datasets, split, size, config.per_patient, cache) for split in ("train", "validate")
-        )
-    if not critic.exists():
-        _train_part(ClassifierStage(config, train, validation, "critic"), accelerator, folder, critic)
-    with accelerator.main_process_first():
-        stage = MatchingStage(
-            config, train, validation, model, _evaluations(config), adapter, critic, cache, accelerator.device
-        )
-    _train_part(stage, accelerator, folder, path, half=True)
-    return path
 
 
 def _classifier(
@@ -213,15 +182,4 @@ def _check_classifier(config: TrainConfig) -> None:
         raise ModelError(
             f"contrastive.steps = {config.contrastive.steps} needs classifier.steps above 0, or start= from a model "
             "with a classifier: its features are what words are compared with"
-        )
-
-
-def _check_few_step(config: TrainConfig) -> None:
-    """Before hours of training: stage `matching` goes on with an adapter, so there must be one."""
-    if not config.matching.steps or config.distillation.steps:
-        return
-    if config.start is None or config.denoiser.steps or not (resolve(config.start) / FEW_STEP).is_dir():
-        raise ModelError(
-            f"matching.steps = {config.matching.steps} goes on with a few-step adapter; give distillation.steps, or "
-            "start= from a model with one and denoiser.steps=0"
         )
