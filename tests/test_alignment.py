@@ -63,8 +63,10 @@ def test_pictures_that_ignore_the_prompt_score_by_chance():
 
 def test_what_few_images_are_labelled_with_is_left_out():
     conditions = [Condition(findings=["Mass"] if n < 9 else ["Edema"], view="PA") for n in range(40)]
-    scores = alignment(judged(conditions, np.random.default_rng(0), 1.0), conditions, np.arange(40))
-    assert scores == []
+    told = judged(conditions, np.random.default_rng(0), 1.0)
+    assert alignment(told, conditions, np.arange(40)) == []
+    counts = {score.name: score.n for score in alignment(told, conditions, np.arange(40), least=9)}
+    assert counts["AUROC, Mass"] == 9 and counts["AUROC, Edema"] == 31
 
 
 def test_readings_come_back_from_their_rows():
