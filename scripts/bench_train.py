@@ -101,9 +101,9 @@ def ours(config: TrainConfig, steps: int) -> tuple[float, float, int]:
     return *_timed(step, steps), counter.get_total_flops()
 
 
-def example(config: TrainConfig, steps: int, precision: str) -> tuple[float, float, int]:
+def example(config: TrainConfig, steps: int) -> tuple[float, float, int]:
     """The same by the example's loop: an image and its prompt are read and encoded in each step."""
-    precision = "bf16" if precision == "bf16" else "no"
+    precision = "bf16" if config.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
     device, dtype = accelerator.device, torch.bfloat16 if precision == "bf16" else torch.float32
     (corpus,) = (load_corpus([Dataset.open(config.data[0])], "train", config.resolution, 5, None),)
@@ -160,12 +160,13 @@ def matmul_flops(bf16: bool, device: str) -> float:
 
 
 def arm(name: str, config: TrainConfig, steps: int) -> None:
-    precision = config.precision if name == OURS else name.split()[-1]
-    seconds, busy, flops = ours(config, steps) if name == OURS else example(config, steps, precision)
+    if name != OURS:
+        config = config.model_copy(update={"precision": name.removeprefix(f"{EXAMPLE} ")})
+    seconds, busy, flops = (ours if name == OURS else example)(config, steps)
     cuda = config.device != "cpu" and torch.cuda.is_available()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = torch.cuda.max_memory_allocated() if cuda else kilobytes * 1024
-    top = matmul_flops(precision == "bf16", "cuda" if cuda else "cpu")
+    top = matmul_flops(config.precision == "bf16", "cuda" if cuda else "cpu")
     print(json.dumps({"seconds": seconds, "busy": busy, "flops": flops, "peak": peak, "top": top}))
 
 

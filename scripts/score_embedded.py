@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from benchmark import seconds
 
+from synthcxr.conditions import to_prompt
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Record
 from synthcxr.evaluation.alignment import alignment
@@ -67,12 +68,8 @@ def told(score: Score, digits: int = 3, unit: str = "") -> str:
 
 def drawn(model: Path, records: list[Record], settings: SamplerSettings, output: Path) -> Dataset:
     """A DATASET with a picture of the condition of each of these; the one that is there already, if it's whole."""
-    lines = [
-        {"age": one.age, "sex": one.sex, "view": one.view, "findings": [finding.value for finding in one.findings]}
-        for one in (record.condition for record in records)
-    ]
     prompts = output.with_suffix(".jsonl")
-    write_text(prompts, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(prompts, "".join(json.dumps({"prompt": to_prompt(record.condition)}) + "\n" for record in records))
     config = SynthesizeConfig(
         plan={"kind": "prompts", "file": prompts}, model=str(model), licence="unknown", output=output,
         settings=settings, screen=None, shard_rows=64, split="test", precision="auto",
@@ -217,13 +214,12 @@ def main() -> None:
     # Without a few-step mode of its own, a model is asked for as many plain steps.
     quick = FEW if model.info.few_steps else SamplerSettings(sampler="dpm++", steps=4, guidance=1.0)
     usual = SamplerSettings(steps=asked.steps) if asked.steps else SamplerSettings()
-    made, few, slow = (
-        drawn(asked.model, test, settings, output / f"{settings.sampler}-{settings.steps}")
-        for settings in (Generator(model, asked_for).settings for asked_for in (usual, quick, COMPARED))
-    )
+    modes = [Generator(model, settings).settings for settings in (usual, quick, COMPARED)]
+    made = {mode: drawn(asked.model, test, mode, output / f"{mode.sampler}-{mode.steps}") for mode in set(modes)}
     patients = tuple(np.array([record.patient for record in part]) for part in (train, test))
     of_train, of_test = (readings(judge, data, records, size) for records in (train, test))
-    of_made, of_few, of_slow = (readings(judge, part, part.records, size) for part in (made, few, slow))
+    of_modes = {mode: readings(judge, part, part.records, size) for mode, part in made.items()}
+    of_made, of_few, of_slow = (of_modes[mode] for mode in modes)
     sharp = [[r for r in part if min(r.native_width, r.native_height) >= size] for part in (train, test)]
     pixels = [list(squares(data, part, size)) for part in sharp]
     generator, requests = Generator(model, batch_size=8), [Request(seed=seed) for seed in range(8)]
