@@ -33,8 +33,8 @@ from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, wei
 from synthcxr.evaluation.scores import Score
 from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
-from synthcxr.images import to_float
-from synthcxr.model.autoencoder import block_pca, pca_reconstruction, psnr
+from synthcxr.images import from_float, to_float, to_square
+from synthcxr.model.autoencoder import block_pca, edge_energy, pca_reconstruction, psnr
 from synthcxr.model.classifier import Classifier, Readings, load_classifier
 from synthcxr.model.folder import EMBEDDED, Model, load_model
 from synthcxr.model.sampler import SamplerSettings
@@ -100,11 +100,6 @@ def autoencoder_goals(
         Goal("autoencoder", "PSNR above the block PCA", ">= 1.5 dB", told(gain, 2, " dB"), "", gain.value >= 1.5),
         Goal("autoencoder", "edge energy, of real", "0.9 to 1.1", told(edge), "real: 1", 0.9 <= edge.value <= 1.1),
     ]
-
-
-def edge_energy(images_bchw: torch.Tensor) -> torch.Tensor:
-    """Mean square of horizontal and vertical differences, (b,)."""
-    return sum(images_bchw.diff(dim=dim).square().mean(dim=(1, 2, 3)) for dim in (2, 3))
 
 
 def fidelity_goals(
@@ -195,7 +190,8 @@ def table(goals: list[Goal]) -> str:
 
 
 def readings(judge: Classifier, dataset: Dataset, records: list[Record], size: int) -> Readings:
-    return judge.read(squares(dataset, records, size))
+    """Of images at the model's resolution, smaller ones enlarged: as the classifier's training saw them, and pictures."""
+    return judge.read(from_float(to_square(to_float(dataset.read(record)), size)) for record in records)
 
 
 def main() -> None:

@@ -27,6 +27,9 @@ from synthcxr.generate import Generator, Request
 from synthcxr.model.autoencoder import (
     ChestAutoencoder,
     block_pca,
+    detail_noise,
+    edge_energy,
+    fixed_noise,
     lap,
     lapping,
     pca_reconstruction,
@@ -102,6 +105,56 @@ def test_an_error_in_a_latent_is_as_large_in_the_picture():
     shown = autoencoder.decode(latents).sample - autoencoder.decode(torch.zeros_like(latents)).sample
     gram = shown.flatten(1) @ shown.flatten(1).T
     assert torch.allclose(gram / gram[0, 0], torch.eye(8), atol=1e-4)
+
+
+def detailed(steps: int, seed: int = 0) -> tuple[ChestAutoencoder, torch.Tensor]:
+    """An autoencoder that draws detail by an untrained network, and pictures' latents."""
+    torch.manual_seed(seed)
+    images = smooth_images(32)
+    autoencoder = fresh_autoencoder(images, 8)
+    autoencoder.register_to_config(detail_steps=steps, detail_scale=0.1)
+    return autoencoder.eval(), autoencoder.encode(images[:3]).latent_dist.mean
+
+
+def test_detail_changes_nothing_of_what_a_picture_is_encoded_to():
+    autoencoder, latents = detailed(4)
+    shown = autoencoder.decode(latents).sample
+    assert (shown - autoencoder.coarse(latents)).std() > 0.02
+    assert torch.allclose(autoencoder.encode(shown).latent_dist.mean, latents, atol=1e-4)
+    once = autoencoder.free(shown)
+    assert torch.allclose(autoencoder.free(once), once, atol=1e-5)
+
+
+def test_detail_is_the_same_each_time_and_in_any_batch():
+    autoencoder, latents = detailed(4)
+    together = autoencoder.decode(latents).sample
+    assert torch.equal(together, autoencoder.decode(latents).sample)
+    alone = torch.cat([autoencoder.decode(latents[i : i + 1]).sample for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_detail_is_as_loud_as_its_model_says():
+    autoencoder, latents = detailed(32)
+    # To tell no v at all is right for detail of deviation 1, and no step then leads away from it.
+    autoencoder.decoder.conv_out.weight.zero_()
+    autoencoder.decoder.conv_out.bias.zero_()
+    coarse = autoencoder.coarse(latents)
+    noise = autoencoder.free(fixed_noise(64, 64))
+    assert torch.allclose(autoencoder.drawn(coarse), 0.1 * noise.expand_as(coarse), atol=0.02)
+
+
+def test_noise_of_detail_grows_by_the_same_factor():
+    alpha, sigma = detail_noise(torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.allclose(alpha.square() + sigma.square(), torch.ones(3, 1, 1, 1))
+    low, middle, high = (sigma / alpha).flatten().tolist()
+    assert (low, high) == (pytest.approx(0.05), pytest.approx(30)) and middle == pytest.approx((low * high) ** 0.5)
+
+
+def test_edge_energy_known_answers():
+    stripes = torch.zeros(1, 1, 8, 8)
+    stripes[..., ::2] = 1
+    assert edge_energy(stripes).item() == pytest.approx(1)
+    assert edge_energy(torch.ones(2, 1, 8, 8)).tolist() == [0, 0]
 
 
 def test_psnr_known_answers():

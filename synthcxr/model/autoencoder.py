@@ -1,28 +1,33 @@
-"""The embedded autoencoder: a lapped orthogonal transform, and diffusers' decoder for what it leaves out.
+"""The embedded autoencoder: a lapped orthogonal transform, and a small diffusion model of what it leaves out.
 
 Latents are linear in the pixels and orthonormal: an error in them is as large in the picture, and as it spreads over
 overlapping blocks it leaves no seams. So noise on latents is noise on pixels, which a denoiser clears from coarse to
-fine. Pictures are `linear(z) + decoder(z)`; the decoder starts at zero and may be trained at any time, before the
-denoiser or after it, since the latents stay what they are.
+fine. Pictures are `coarse(z) + detail`. Detail can't be told from latents, only be made up: a decoder that is asked for
+the least error learns nothing (docs/log.md). So it's drawn by denoising, beside the coarse part that it has to fit
+(as in Shi et al. 2022, "DiVAE", and Zhao et al. 2024, "Denoising as visual decoding"), in the space that latents leave
+free: what a picture is encoded to doesn't depend on it. It may be trained at any time, before the denoiser or after it.
 """
 
 import math
 from functools import lru_cache
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin
+from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle
+
+from synthcxr.diffusion import AlphaSigma
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
 __all__ = [
-    "ChestAutoencoder", "ModelMixin", "block_pca", "lap", "lapping", "pca_reconstruction", "psnr", "start_from_pca",
-    "unlap",
+    "ChestAutoencoder", "ModelMixin", "block_pca", "detail_noise", "edge_energy", "lap", "lapping",
+    "pca_reconstruction", "psnr", "start_from_pca", "unlap",
 ]  # fmt: skip
 
-PATCH = 4  # pixels a decoder output position covers: full-resolution convolutions are what two cores can't afford
+PATCH = 4  # pixels a position of the decoder covers: full-resolution convolutions are what two cores can't afford
+NOISE_OVER_DETAIL = (0.05, 30.0)  # where flat parts and the brightest edges drown; detail's deviation is 1
 BLOCK = 16  # pixels a latent position covers, each way
 LOGVAR = -16.0  # of the posterior: latents are a function of the image
 
@@ -36,6 +41,8 @@ class ChestAutoencoder(AutoencoderKL):
             those of the pixel patches, always (4, 16); they stand here so that the length says the downsampling, as
             stock pipelines expect.
         scaling_factor: what latents are multiplied by for the denoiser, 1 / (their standard deviation).
+        detail_steps: in how many evaluations of the decoder detail is drawn; 0 leaves it out.
+        detail_scale: standard deviation of detail, in units of pixels.
     """
 
     @register_to_config
@@ -48,39 +55,95 @@ class ChestAutoencoder(AutoencoderKL):
         sample_size: int = 256,
         scaling_factor: float = 1.0,
         force_upcast: bool = False,
+        detail_steps: int = 0,
+        detail_scale: float = 1.0,
     ):
-        levels = len(block_out_channels) - 2
         # Past the parent's decorator, which would write the parent's arguments over ours in the config.
         AutoencoderKL.__init__.__wrapped__(
             self,
             in_channels=PATCH**2,
             out_channels=PATCH**2,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(block_out_channels[2:]),
-            layers_per_block=layers_per_block,
+            block_out_channels=(norm_num_groups,),
             latent_channels=latent_channels,
             norm_num_groups=norm_num_groups,
             sample_size=sample_size,
             scaling_factor=scaling_factor,
             force_upcast=force_upcast,
             use_quant_conv=False,
+            use_post_quant_conv=False,
             mid_block_add_attention=False,
         )
         del self.encoder  # the linear map is all there is
+        levels = block_out_channels[2:]
+        self.decoder = UNet2DModel(
+            in_channels=2 * PATCH**2,
+            out_channels=PATCH**2,
+            down_block_types=("DownBlock2D",) * len(levels),
+            up_block_types=("UpBlock2D",) * len(levels),
+            block_out_channels=tuple(levels),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            add_attention=False,
+        )
         self.linear_encoder = nn.Conv2d(1, latent_channels, BLOCK, stride=BLOCK)
         self.linear_decoder = nn.ConvTranspose2d(latent_channels, 1, BLOCK, stride=BLOCK)
-        nn.init.zeros_(self.decoder.conv_out.weight)
-        nn.init.zeros_(self.decoder.conv_out.bias)
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
         mean = self.linear_encoder(lap(x))
         return torch.cat([mean, torch.full_like(mean, LOGVAR)], dim=1)
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
-        patches = super()._decode(z).sample
-        sample = pixel_shuffle(patches, PATCH) + unlap(self.linear_decoder(z))
+        coarse = self.coarse(z)
+        sample = coarse + self.drawn(coarse) if self.config.detail_steps else coarse
         return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def coarse(self, z: torch.Tensor) -> torch.Tensor:
+        """What latents tell of a picture, (b, 1, h, w)."""
+        return unlap(self.linear_decoder(z))
+
+    def free(self, images_b1hw: torch.Tensor) -> torch.Tensor:
+        """What latents tell nothing of: the part of these that is orthogonal to all that is coarse."""
+        told = conv2d(lap(images_b1hw), self.linear_encoder.weight, stride=BLOCK)
+        return images_b1hw - unlap(conv_transpose2d(told, self.linear_decoder.weight, stride=BLOCK))
+
+    def detail_v(self, noisy: torch.Tensor, coarse: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """v of noisy detail, (b, 1, h, w), beside its coarse part; `place` (b,) as in `detail_noise`."""
+        patches = torch.cat([pixel_unshuffle(noisy, PATCH), pixel_unshuffle(coarse, PATCH)], dim=1)
+        told = self.decoder(patches, 1000 * place, return_dict=False)[0]
+        return self.free(pixel_shuffle(told, PATCH).to(coarse.dtype))
+
+    def drawn(self, coarse: torch.Tensor) -> torch.Tensor:
+        """Detail for this coarse part, (b, 1, h, w), the same each time: by DPM-Solver++ (2M) from a fixed noise."""
+        places = torch.linspace(1, 0, self.config.detail_steps + 1).tolist()[:-1]
+        levels = [detail_noise(torch.tensor([place])) for place in places]
+        levels = [tuple(part.to(coarse) for part in level) for level in levels]
+        seen, before = self.free(fixed_noise(*coarse.shape[-2:]).to(coarse)).expand_as(coarse), None
+        for number, (place, (alpha, sigma)) in enumerate(zip(places, levels, strict=True)):
+            told = self.detail_v(seen, coarse, torch.full((len(seen),), place, device=seen.device))
+            clean = alpha * seen - sigma * told
+            if number == len(places) - 1:
+                break
+            # Places are equal steps of log noise over detail, so the line through two answers is met half a step on.
+            ahead = clean if before is None else 1.5 * clean - 0.5 * before
+            alpha_then, sigma_then = levels[number + 1]
+            kept = sigma_then / sigma
+            seen, before = kept * seen + (alpha_then - alpha * kept) * ahead, clean
+        return self.config.detail_scale * clean
+
+
+def detail_noise(place_b: torch.Tensor) -> AlphaSigma:
+    """alpha and sigma, each (b, 1, 1, 1), at these places of the schedule of detail: 0 hardly any noise, 1 noise alone."""
+    low, high = NOISE_OVER_DETAIL
+    ratio = (low * (high / low) ** place_b).view(-1, 1, 1, 1)
+    alpha = (1 + ratio.square()).rsqrt()
+    return alpha, ratio * alpha
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def fixed_noise(height: int, width: int) -> torch.Tensor:
+    """Standard normal noise (1, 1, height, width) that is always the same: so a picture follows from its latents."""
+    return torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @lru_cache(maxsize=8)
@@ -173,6 +236,11 @@ def pca_reconstruction(
     blocks = pixel_unshuffle(images_bchw, BLOCK).movedim(1, -1) - mean
     told = blocks @ directions.T @ directions + mean
     return pixel_shuffle(told.movedim(-1, 1), BLOCK)
+
+
+def edge_energy(images_bchw: torch.Tensor) -> torch.Tensor:
+    """Mean square of horizontal and vertical differences of neighbours, (b,)."""
+    return sum(images_bchw.diff(dim=dim).square().mean(dim=(1, 2, 3)) for dim in (2, 3))
 
 
 def psnr(images_bchw: torch.Tensor, told_bchw: torch.Tensor) -> torch.Tensor:

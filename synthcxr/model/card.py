@@ -86,6 +86,7 @@ def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
         rows.append(f"| autoencoder, PSNR | {autoencoder['psnr']:.2f} dB | {count} |")
         floor = "block PCA with as many numbers, PSNR (the floor)"
         rows.append(f"| {floor} | {autoencoder['psnr_pca']:.2f} dB | {count} |")
+        rows.append(f"| autoencoder, energy of edges, of the real | {autoencoder['edges']:.2f} | {count} |")
     for name in ("denoiser", "base"):
         if told := measured.get(name):
             what = "of v" if name == "denoiser" else "of its prediction"

@@ -1,13 +1,21 @@
-"""Stage 1: the autoencoder's decoder, on crops; its encoder is known in closed form."""
+"""Stage 1: the autoencoder's model of detail, on crops; its encoder is known in closed form."""
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import l1_loss
 
 from synthcxr.data.corpus import Corpus
+from synthcxr.diffusion import noised, v_target
 from synthcxr.images import contact_sheet, from_float, to_float
-from synthcxr.model.autoencoder import ChestAutoencoder, block_pca, pca_reconstruction, psnr, start_from_pca
+from synthcxr.model.autoencoder import (
+    ChestAutoencoder,
+    block_pca,
+    detail_noise,
+    edge_energy,
+    pca_reconstruction,
+    psnr,
+    start_from_pca,
+)
 from synthcxr.model.embedded import build_autoencoder
 from synthcxr.runs import derive_seed
 from synthcxr.train.batches import batch_items, share, step_rng
@@ -18,21 +26,26 @@ SCALE_IMAGES = 256
 
 
 class AutoencoderModule(nn.Module):
-    """The whole forward pass in one module, so that a wrapper for several processes sees it."""
+    """The whole loss in one module, so that a wrapper for several processes sees it."""
 
     def __init__(self, autoencoder: ChestAutoencoder):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
-        """Images told by the autoencoder.
+    def forward(self, images: torch.Tensor, noise: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of v of the detail of each image, (b,).
 
         Args:
             images: (b, 1, h, w) in [-1, 1].
-            noise: (b, latent_channels, h / 16, w / 16), standard normal.
-            extra: (b, 1, 1, 1) deviation of the noise on the latents.
+            noise: of the same shape, standard normal.
+            place: (b,) in [0, 1), how much of it, see `detail_noise`.
         """
-        return self.autoencoder.decode(self.autoencoder.encode(images).latent_dist.mean + extra * noise).sample
+        alpha, sigma = detail_noise(place)
+        with torch.autocast(images.device.type, enabled=False):
+            coarse = self.autoencoder.coarse(self.autoencoder.encode(images).latent_dist.mean)
+            detail, noise = (images - coarse) / self.autoencoder.config.detail_scale, self.autoencoder.free(noise)
+        told = self.autoencoder.detail_v(noised(detail, noise, alpha, sigma), coarse, place).float()
+        return (told - v_target(detail, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
 
 
 class AutoencoderStage:
@@ -48,6 +61,8 @@ class AutoencoderStage:
         images = to_images(train.pixels[np.sort(sample)])
         self.pca = block_pca(images, self.settings.shape.latent_channels)
         autoencoder = start or self._fresh(images)
+        if self.settings.steps:
+            self._prepare_detail(autoencoder, images[:SCALE_IMAGES])
         # What latents mean never changes; and Adam's steps, as large for all weights, would only shake the linear maps.
         autoencoder.linear_encoder.requires_grad_(False)
         autoencoder.linear_decoder.requires_grad_(False)
@@ -61,13 +76,19 @@ class AutoencoderStage:
         start_from_pca(autoencoder, images, self.settings.whitening)
         return autoencoder
 
+    @torch.no_grad()
+    def _prepare_detail(self, autoencoder: ChestAutoencoder, images: torch.Tensor) -> None:
+        parts = [part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean) for part in images.split(16)]
+        scale = round(torch.cat(parts).std().item(), 5)
+        autoencoder.register_to_config(detail_steps=self.settings.detail_steps, detail_scale=scale)
+
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         return [self.train.records[index].id for index in indices]
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
-        """Mean loss over this process's part of the batch of one step."""
+        """Mean error of v over this process's part of the batch of one step."""
         size, crop = self.config.resolution, min(self.settings.crop, self.config.resolution)
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         rng = step_rng(self.config.seed, "autoencoder", step)
@@ -78,25 +99,25 @@ class AutoencoderStage:
                 for index, (y, x) in zip(indices, corners, strict=True)
             ]
         )
-        channels = self.settings.shape.latent_channels
-        noise = rng.standard_normal((len(indices), channels, crop // 16, crop // 16), dtype=np.float32)
-        # What a denoiser makes is never quite clean: a decoder that saw only clean latents draws its errors as grain.
-        scaling = self.module.autoencoder.config.scaling_factor
-        extra = rng.random((len(indices), 1, 1, 1), dtype=np.float32) * self.settings.latent_noise / scaling
+        noise = rng.standard_normal((len(indices), 1, crop, crop), dtype=np.float32)
+        # One in each of as many equal parts: less noise in the loss than free draws.
+        places = rng.permutation((np.arange(len(indices)) + rng.random(len(indices))) / len(indices))
         images = to_images(share(crops, rank, processes)).to(device)
-        told = module(images, *(torch.from_numpy(share(part, rank, processes)).to(device) for part in (noise, extra)))
-        told = told.float()
-        return l1_loss(told, images) + self.settings.edge_weight * edge_loss(told, images)
+        parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
+        return module(images, *(torch.from_numpy(part).to(device) for part in parts)).mean()
 
     @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean PSNR (dB) on held-out images, beside the block PCA with as many numbers."""
-        values, floor = [], []
+        """On held-out images: mean PSNR (dB), that of the block PCA with as many numbers; edges' energy, of the real."""
+        values, floor, edges = [], [], []
         for start in range(0, len(self.checked), 16):
             images = to_images(self.validation.pixels[self.checked[start : start + 16]])
-            values += psnr(images, self._tell(module, images, device)).tolist()
+            told = self._tell(module, images, device)
+            values += psnr(images, told).tolist()
             floor += psnr(images, pca_reconstruction(images, self.pca)).tolist()
-        return {"psnr": float(np.mean(values)), "psnr_pca": float(np.mean(floor)), "images": float(len(values))}
+            edges += (edge_energy(told) / edge_energy(images)).tolist()
+        means = {"psnr": values, "psnr_pca": floor, "edges": edges}
+        return {name: float(np.mean(part)) for name, part in means.items()} | {"images": float(len(values))}
 
     @torch.no_grad()
     def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
@@ -129,9 +150,3 @@ def to_images(pixels: np.ndarray) -> torch.Tensor:
 def to_pixels(images: torch.Tensor) -> np.ndarray:
     """Float (b, 1, h, w) in [-1, 1] to uint8 (b, h, w), clipped."""
     return from_float(images.squeeze(1).float().cpu().numpy())
-
-
-def edge_loss(a_bchw: torch.Tensor, b_bchw: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of horizontal and vertical gradients: blur costs where plain error hardly does."""
-    difference = a_bchw - b_bchw
-    return difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()

@@ -37,7 +37,7 @@ class StageConfig(Config):
 
 
 class AutoencoderConfig(StageConfig):
-    """Stage 1, on crops of images that are native at the resolution or above."""
+    """Stage 1, detail, on crops of images that are native at the resolution or above."""
 
     steps: int = Field(1500, ge=0)
     batch_size: int = Field(16, ge=1)
@@ -46,11 +46,8 @@ class AutoencoderConfig(StageConfig):
     validation_images: int = Field(64, ge=1)
     shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
-    edge_weight: float = Field(0.5, ge=0, description="of the absolute error of the gradients")
+    detail_steps: int = Field(8, ge=1, description="in how many evaluations detail is drawn afterwards")
     whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
-    latent_noise: float = Field(
-        0.0, ge=0, description="largest deviation of noise that the decoder learns to clean, in scaled latents"
-    )
 
 
 class DenoiserConfig(StageConfig):
@@ -201,7 +198,7 @@ class TrainConfig(Config):
     start: Path | None = Field(
         None,
         description="MODEL folder to go on from. Its encoder stays as it is, so that latents keep their meaning: "
-        "stage 1 trains the decoder alone. None: begin at random",
+        "stage 1 trains its model of detail alone. None: begin at random",
     )
     resolution: int = Field(256, ge=32, multiple_of=32)
     per_patient: int = Field(5, ge=1, description="images of one patient at most: long series would rule")
