@@ -89,7 +89,9 @@ class Worker:
         self.config, self.model = config, load_model(config.model, device)
         if self.model.hash != config.model_hash:
             raise ModelError("the model isn't the one whose hash is model_hash; give that one")
-        base_of(self.model.pipeline).denoiser_of(self.model.pipeline).to(memory_format=torch.channels_last)
+        pipeline = self.model.pipeline
+        for part in (base_of(pipeline).denoiser_of(pipeline), pipeline.vae):
+            part.to(memory_format=torch.channels_last)
         self.generator = Generator(self.model, config.settings, config.batch_size)
         self.rows = Rows(open_plan(config.plan, config.seed, check=False), config.row_name, config.seed)
         self.screen = opener(config.screen, config.model) if config.screen else None
