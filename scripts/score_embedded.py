@@ -85,19 +85,23 @@ def autoencoder_goals(
     vae = model.pipeline.vae
     tensors = [torch.from_numpy(np.stack([to_float(one) for one in part]))[:, None] for part in (train, test)]
     pca = block_pca(tensors[0], vae.config.latent_channels)
-    gains, edges = [], []
+    gains, plain, edges = [], [], []
     with torch.no_grad():
         for images in tensors[1].split(16):
-            shown = vae.decode(vae.encode(images).latent_dist.mode()).sample
-            gains.append(psnr(images, shown) - psnr(images, pca_reconstruction(images, pca)))
+            latents = vae.encode(images).latent_dist.mode()
+            shown, floor = vae.decode(latents).sample, psnr(images, pca_reconstruction(images, pca))
+            gains.append(psnr(images, shown) - floor)
+            plain.append(psnr(images, vae.coarse(latents)) - floor)
             edges.append(edge_energy(shown) / edge_energy(images))
     weights = cluster_weights(patients)
-    gain, edge = (
-        bootstrap_score(name, float(np.mean(values)), weighted_mean(values, weights), len(values), "higher")
-        for name, values in (("gain", torch.cat(gains).double().numpy()), ("edges", torch.cat(edges).double().numpy()))
+    scores = (torch.cat(part).double().numpy() for part in (gains, plain, edges))
+    gain, without, edge = (
+        bootstrap_score("", float(np.mean(values)), weighted_mean(values, weights), len(values), "higher")
+        for values in scores
     )
     return [
-        Goal("autoencoder", "PSNR above the block PCA", ">= 1.5 dB", told(gain, 2, " dB"), "", gain.value >= 1.5),
+        Goal("autoencoder", "PSNR above the block PCA", ">= 1.5 dB", told(gain, 2, " dB"),
+             f"without the detail that is drawn: {told(without, 2, ' dB')}", gain.value >= 1.5),
         Goal("autoencoder", "edge energy, of real", "0.9 to 1.1", told(edge), "real: 1", 0.9 <= edge.value <= 1.1),
     ]
 

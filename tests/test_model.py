@@ -29,9 +29,9 @@ from synthcxr.model.autoencoder import (
     block_pca,
     detail_noise,
     edge_energy,
-    fixed_noise,
     lap,
     lapping,
+    own_noise,
     pca_reconstruction,
     psnr,
     start_from_pca,
@@ -139,8 +139,19 @@ def test_detail_is_as_loud_as_its_model_says():
     autoencoder.decoder.conv_out.weight.zero_()
     autoencoder.decoder.conv_out.bias.zero_()
     coarse = autoencoder.coarse(latents)
-    noise = autoencoder.free(fixed_noise(64, 64))
-    assert torch.allclose(autoencoder.drawn(coarse), 0.1 * noise.expand_as(coarse), atol=0.02)
+    noise = autoencoder.free(own_noise(latents))
+    assert torch.allclose(autoencoder.drawn(latents, coarse), 0.1 * noise, atol=0.02)
+
+
+def test_each_picture_has_noise_of_its_own_and_nearly_equal_ones_nearly_the_same():
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(12, 32, 8, 8, generator=rng)
+    noise = own_noise(latents).flatten(1)
+    alike = torch.corrcoef(noise)
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    assert (alike - torch.eye(12)).abs().max() < 0.5 and (alike - torch.eye(12)).square().mean().sqrt() < 0.2
+    near = own_noise(latents + 1e-4 * torch.randn(latents.shape, generator=rng)).flatten(1)
+    assert (near - noise).abs().max() < 0.01
 
 
 def test_noise_of_detail_grows_by_the_same_factor():

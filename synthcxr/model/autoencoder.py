@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import nn
-from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, normalize, pixel_shuffle, pixel_unshuffle
 
 from synthcxr.diffusion import AlphaSigma
 
@@ -27,13 +27,16 @@ __all__ = [
 ]  # fmt: skip
 
 PATCH = 4  # pixels a position of the decoder covers: full-resolution convolutions are what two cores can't afford
-NOISE_OVER_DETAIL = (0.05, 30.0)  # where flat parts and the brightest edges drown; detail's deviation is 1
+NOISE_OVER_DETAIL = (0.05, 30.0)  # least and most sigma / alpha: where flat parts, and the brightest edges, drown
+NOISES = 64  # that the noise of a picture is mixed from
 BLOCK = 16  # pixels a latent position covers, each way
 LOGVAR = -16.0  # of the posterior: latents are a function of the image
 
 
 class ChestAutoencoder(AutoencoderKL):
     """Images (b, 1, h, w) in [-1, 1] to latents (b, latent_channels, h / 16, w / 16) and back; h and w in 16s.
+
+    `decoder`, by diffusers' name, is the network that tells v of noisy detail.
 
     Args:
         latent_channels: numbers a 16x16 block is described by.
@@ -94,30 +97,36 @@ class ChestAutoencoder(AutoencoderKL):
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         coarse = self.coarse(z)
-        sample = coarse + self.drawn(coarse) if self.config.detail_steps else coarse
+        sample = coarse + self.drawn(z, coarse) if self.config.detail_steps else coarse
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def coarse(self, z: torch.Tensor) -> torch.Tensor:
-        """What latents tell of a picture, (b, 1, h, w)."""
-        return unlap(self.linear_decoder(z))
+        """What latents tell of a picture, (b, 1, h, w); never in less than the weights' precision."""
+        with torch.autocast(z.device.type, enabled=False):
+            return unlap(self.linear_decoder(z.to(self.linear_decoder.weight.dtype)))
 
     def free(self, images_b1hw: torch.Tensor) -> torch.Tensor:
         """What latents tell nothing of: the part of these that is orthogonal to all that is coarse."""
-        told = conv2d(lap(images_b1hw), self.linear_encoder.weight, stride=BLOCK)
-        return images_b1hw - unlap(conv_transpose2d(told, self.linear_decoder.weight, stride=BLOCK))
+        with torch.autocast(images_b1hw.device.type, enabled=False):
+            images = images_b1hw.to(self.linear_encoder.weight.dtype)
+            told = conv2d(lap(images), self.linear_encoder.weight, stride=BLOCK)
+            return images - unlap(conv_transpose2d(told, self.linear_decoder.weight, stride=BLOCK))
 
     def detail_v(self, noisy: torch.Tensor, coarse: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         """v of noisy detail, (b, 1, h, w), beside its coarse part; `place` (b,) as in `detail_noise`."""
         patches = torch.cat([pixel_unshuffle(noisy, PATCH), pixel_unshuffle(coarse, PATCH)], dim=1)
         told = self.decoder(patches, 1000 * place, return_dict=False)[0]
-        return self.free(pixel_shuffle(told, PATCH).to(coarse.dtype))
+        return self.free(pixel_shuffle(told, PATCH))
 
-    def drawn(self, coarse: torch.Tensor) -> torch.Tensor:
-        """Detail for this coarse part, (b, 1, h, w), the same each time: by DPM-Solver++ (2M) from a fixed noise."""
+    def drawn(self, z: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """Detail for these latents and their coarse part, (b, 1, h, w), the same each time.
+
+        By DPM-Solver++ (2M; Lu et al. 2022, algorithm 2), from the noise of `own_noise`. The last answer, at a noise
+        that hides hardly anything any more, is taken as it is.
+        """
         places = torch.linspace(1, 0, self.config.detail_steps + 1).tolist()[:-1]
-        levels = [detail_noise(torch.tensor([place])) for place in places]
-        levels = [tuple(part.to(coarse) for part in level) for level in levels]
-        seen, before = self.free(fixed_noise(*coarse.shape[-2:]).to(coarse)).expand_as(coarse), None
+        levels = [tuple(part.item() for part in detail_noise(torch.tensor([place]))) for place in places]
+        seen, before = self.free(own_noise(z)), None
         for number, (place, (alpha, sigma)) in enumerate(zip(places, levels, strict=True)):
             told = self.detail_v(seen, coarse, torch.full((len(seen),), place, device=seen.device))
             clean = alpha * seen - sigma * told
@@ -139,11 +148,26 @@ def detail_noise(place_b: torch.Tensor) -> AlphaSigma:
     return alpha, ratio * alpha
 
 
-@lru_cache(maxsize=8)
+def own_noise(z: torch.Tensor) -> torch.Tensor:
+    """Standard normal noise for each picture, (b, 1, 16 h, 16 w), that follows from its latents (b, channels, h, w).
+
+    So the same latents always give the same picture, in any batch; others give noise of their own (one for all would be
+    a watermark of grain), and nearly the same latents nearly the same noise: rounding can't turn a picture into another.
+    It's a mixture of noises that are fixed, by weights that finer latents, projected at random, decide.
+    """
+    fine = z[:, z.shape[1] // 2 :].float().flatten(1)
+    projections, noises = (part.to(fine.device) for part in _fixed(fine.shape[1], *z.shape[-2:]))
+    with torch.autocast(z.device.type, enabled=False):
+        return (normalize(fine @ projections) @ noises).view(len(z), 1, BLOCK * z.shape[2], BLOCK * z.shape[3])
+
+
+@lru_cache(maxsize=4)
 @torch.inference_mode(False)
-def fixed_noise(height: int, width: int) -> torch.Tensor:
-    """Standard normal noise (1, 1, height, width) that is always the same: so a picture follows from its latents."""
-    return torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(0))
+def _fixed(numbers: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Directions to project latents on, (numbers, NOISES), and noises of their pictures' size, (NOISES, pixels)."""
+    rng = torch.Generator().manual_seed(0)
+    pixels = BLOCK**2 * height * width
+    return torch.randn(numbers, NOISES, generator=rng), torch.randn(NOISES, pixels, generator=rng)
 
 
 @lru_cache(maxsize=8)
@@ -231,7 +255,7 @@ def start_from_pca(autoencoder: ChestAutoencoder, images_bchw: torch.Tensor, whi
 def pca_reconstruction(
     images_bchw: torch.Tensor, fitted: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
-    """Images as the block PCA of `block_pca` tells them with its components: the floor for an autoencoder."""
+    """Images as the block PCA of `block_pca` tells them with its components."""
     mean, directions, _ = fitted
     blocks = pixel_unshuffle(images_bchw, BLOCK).movedim(1, -1) - mean
     told = blocks @ directions.T @ directions + mean

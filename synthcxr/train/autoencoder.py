@@ -44,7 +44,7 @@ class AutoencoderModule(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             coarse = self.autoencoder.coarse(self.autoencoder.encode(images).latent_dist.mean)
             detail, noise = (images - coarse) / self.autoencoder.config.detail_scale, self.autoencoder.free(noise)
-        told = self.autoencoder.detail_v(noised(detail, noise, alpha, sigma), coarse, place).float()
+        told = self.autoencoder.detail_v(noised(detail, noise, alpha, sigma), coarse, place)
         return (told - v_target(detail, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
 
 
@@ -62,7 +62,7 @@ class AutoencoderStage:
         self.pca = block_pca(images, self.settings.shape.latent_channels)
         autoencoder = start or self._fresh(images)
         if self.settings.steps:
-            self._prepare_detail(autoencoder, images[:SCALE_IMAGES])
+            self._prepare_detail(autoencoder, images[:: max(1, len(images) // SCALE_IMAGES)])
         # What latents mean never changes; and Adam's steps, as large for all weights, would only shake the linear maps.
         autoencoder.linear_encoder.requires_grad_(False)
         autoencoder.linear_decoder.requires_grad_(False)
@@ -78,9 +78,11 @@ class AutoencoderStage:
 
     @torch.no_grad()
     def _prepare_detail(self, autoencoder: ChestAutoencoder, images: torch.Tensor) -> None:
-        parts = [part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean) for part in images.split(16)]
-        scale = round(torch.cat(parts).std().item(), 5)
-        autoencoder.register_to_config(detail_steps=self.settings.detail_steps, detail_scale=scale)
+        if not autoencoder.config.detail_steps:  # what has learned detail at one scale goes on at that
+            parts = [part.to(autoencoder.device) for part in images.split(16)]
+            detail = [part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean) for part in parts]
+            autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
+        autoencoder.register_to_config(detail_steps=self.settings.detail_steps)
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
