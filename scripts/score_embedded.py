@@ -100,8 +100,14 @@ def autoencoder_goals(
         for values in scores
     )
     return [
-        Goal("autoencoder", "PSNR above the block PCA", ">= 1.5 dB", told(gain, 2, " dB"),
-             f"without the detail that is drawn: {told(without, 2, ' dB')}", gain.value >= 1.5),
+        Goal(
+            "autoencoder",
+            "PSNR above the block PCA",
+            ">= 1.5 dB",
+            told(gain, 2, " dB"),
+            f"without the detail that is drawn: {told(without, 2, ' dB')}",
+            gain.value >= 1.5,
+        ),
         Goal("autoencoder", "edge energy, of real", "0.9 to 1.1", told(edge), "real: 1", 0.9 <= edge.value <= 1.1),
     ]
 
@@ -194,7 +200,7 @@ def table(goals: list[Goal]) -> str:
 
 
 def readings(judge: Classifier, dataset: Dataset, records: list[Record], size: int) -> Readings:
-    """Of images at the model's resolution, smaller ones enlarged: as the classifier's training saw them, and pictures."""
+    """Of images at the model's resolution, smaller ones enlarged: as the classifier was trained and pictures are."""
     return judge.read(from_float(to_square(to_float(dataset.read(record)), size)) for record in records)
 
 

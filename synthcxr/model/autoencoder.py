@@ -141,7 +141,7 @@ class ChestAutoencoder(AutoencoderKL):
 
 
 def detail_noise(place_b: torch.Tensor) -> AlphaSigma:
-    """alpha and sigma, each (b, 1, 1, 1), at these places of the schedule of detail: 0 hardly any noise, 1 noise alone."""
+    """alpha and sigma, each (b, 1, 1, 1), at these places of the schedule: 0 hardly any noise, 1 noise alone."""
     low, high = NOISE_OVER_DETAIL
     ratio = (low * (high / low) ** place_b).view(-1, 1, 1, 1)
     alpha = (1 + ratio.square()).rsqrt()
@@ -152,7 +152,7 @@ def own_noise(z: torch.Tensor) -> torch.Tensor:
     """Standard normal noise for each picture, (b, 1, 16 h, 16 w), that follows from its latents (b, channels, h, w).
 
     So the same latents always give the same picture, in any batch; others give noise of their own (one for all would be
-    a watermark of grain), and nearly the same latents nearly the same noise: rounding can't turn a picture into another.
+    a watermark of grain), and nearly the same latents nearly the same noise: rounding turns no picture into another.
     It's a mixture of noises that are fixed, by weights that finer latents, projected at random, decide.
     """
     fine = z[:, z.shape[1] // 2 :].float().flatten(1)

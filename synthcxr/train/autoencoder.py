@@ -110,7 +110,7 @@ class AutoencoderStage:
 
     @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """On held-out images: mean PSNR (dB), that of the block PCA with as many numbers; edges' energy, of the real."""
+        """On held-out images: PSNR (dB), that of the block PCA with as many numbers; edges' energy, of the real."""
         values, floor, edges = [], [], []
         for start in range(0, len(self.checked), 16):
             images = to_images(self.validation.pixels[self.checked[start : start + 16]])

@@ -46,7 +46,7 @@ class AutoencoderConfig(StageConfig):
     validation_images: int = Field(64, ge=1)
     shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
-    detail_steps: int = Field(4, ge=1, description="in how many evaluations detail is drawn afterwards; not with steps=0")
+    detail_steps: int = Field(4, ge=1, description="evaluations that draw detail afterwards; not with steps=0")
     whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
 
 
