@@ -24,6 +24,7 @@ import torch
 from benchmark import seconds
 
 from synthcxr.conditions import to_prompt
+from synthcxr.data.corpus import ShardPixels
 from synthcxr.data.dataset import Dataset
 from synthcxr.data.record import Record
 from synthcxr.evaluation.alignment import alignment
@@ -33,7 +34,7 @@ from synthcxr.evaluation.resampling import bootstrap_score, cluster_weights, wei
 from synthcxr.evaluation.scores import Score
 from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
-from synthcxr.images import from_float, to_float, to_square
+from synthcxr.images import to_float
 from synthcxr.model.autoencoder import block_pca, edge_energy, pca_reconstruction, psnr
 from synthcxr.model.classifier import Classifier, Readings, load_classifier
 from synthcxr.model.folder import EMBEDDED, Model, load_model
@@ -201,7 +202,7 @@ def table(goals: list[Goal]) -> str:
 
 def readings(judge: Classifier, dataset: Dataset, records: list[Record], size: int) -> Readings:
     """Of images at the model's resolution, smaller ones enlarged: as the classifier was trained and pictures are."""
-    return judge.read(from_float(to_square(to_float(dataset.read(record)), size)) for record in records)
+    return judge.read(ShardPixels([(dataset, record) for record in records], size))
 
 
 def main() -> None:

@@ -50,15 +50,18 @@ def min_snr_weight(alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> to
     return snr.clamp(max=gamma) / (snr + 1)
 
 
-def stratified_timesteps(uniform_b: torch.Tensor, steps: int) -> torch.Tensor:
-    """Integer timesteps (b,) in [0, steps), one in each of b equal strata: less noise in the loss than b free draws.
+def stratified(uniform_b: torch.Tensor) -> torch.Tensor:
+    """Places in [0, 1), float64 (b,), one in each of b equal strata: less noise in the loss than b free draws.
 
     Args:
         uniform_b: (b,) in [0, 1).
     """
-    count = len(uniform_b)
-    places = (torch.arange(count, dtype=torch.float64) + uniform_b.double()) / count
-    return (places * steps).long().clamp_max(steps - 1)
+    return (torch.arange(len(uniform_b), dtype=torch.float64) + uniform_b.double()) / len(uniform_b)
+
+
+def stratified_timesteps(uniform_b: torch.Tensor, steps: int) -> torch.Tensor:
+    """Integer timesteps (b,) in [0, steps), as `stratified` places them."""
+    return (stratified(uniform_b) * steps).long().clamp_max(steps - 1)
 
 
 def image_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:

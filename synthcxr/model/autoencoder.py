@@ -124,11 +124,11 @@ class ChestAutoencoder(AutoencoderKL):
         By DPM-Solver++ (2M; Lu et al. 2022, algorithm 2), from the noise of `own_noise`. The last answer, at a noise
         that hides hardly anything any more, is taken as it is.
         """
-        places = torch.linspace(1, 0, self.config.detail_steps + 1).tolist()[:-1]
-        levels = [tuple(part.item() for part in detail_noise(torch.tensor([place]))) for place in places]
+        places = torch.linspace(1, 0, self.config.detail_steps + 1)[:-1]
+        levels = list(zip(*(part.flatten().tolist() for part in detail_noise(places)), strict=True))
         seen, before = self.free(own_noise(z)), None
         for number, (place, (alpha, sigma)) in enumerate(zip(places, levels, strict=True)):
-            told = self.detail_v(seen, coarse, torch.full((len(seen),), place, device=seen.device))
+            told = self.detail_v(seen, coarse, place.expand(len(seen)).to(seen.device))
             clean = alpha * seen - sigma * told
             if number == len(places) - 1:
                 break
@@ -156,18 +156,18 @@ def own_noise(z: torch.Tensor) -> torch.Tensor:
     It's a mixture of noises that are fixed, by weights that finer latents, projected at random, decide.
     """
     fine = z[:, z.shape[1] // 2 :].float().flatten(1)
-    projections, noises = (part.to(fine.device) for part in _fixed(fine.shape[1], *z.shape[-2:]))
+    projections, noises = _fixed(fine.shape[1], *z.shape[-2:], z.device)
     with torch.autocast(z.device.type, enabled=False):
         return (normalize(fine @ projections) @ noises).view(len(z), 1, BLOCK * z.shape[2], BLOCK * z.shape[3])
 
 
 @lru_cache(maxsize=4)
 @torch.inference_mode(False)
-def _fixed(numbers: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _fixed(numbers: int, height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Directions to project latents on, (numbers, NOISES), and noises of their pictures' size, (NOISES, pixels)."""
-    rng = torch.Generator().manual_seed(0)
-    pixels = BLOCK**2 * height * width
-    return torch.randn(numbers, NOISES, generator=rng), torch.randn(NOISES, pixels, generator=rng)
+    rng = torch.Generator().manual_seed(0)  # on the CPU: the same on every device
+    shapes = ((numbers, NOISES), (NOISES, BLOCK**2 * height * width))
+    return tuple(torch.randn(shape, generator=rng).to(device) for shape in shapes)
 
 
 @lru_cache(maxsize=8)

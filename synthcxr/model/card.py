@@ -84,8 +84,7 @@ def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
     if autoencoder := measured.get("autoencoder"):
         count = f"{autoencoder['images']:.0f}"
         rows.append(f"| autoencoder, PSNR | {autoencoder['psnr']:.2f} dB | {count} |")
-        floor = "block PCA with as many numbers, PSNR"
-        rows.append(f"| {floor} | {autoencoder['psnr_pca']:.2f} dB | {count} |")
+        rows.append(f"| block PCA with as many numbers, PSNR | {autoencoder['psnr_pca']:.2f} dB | {count} |")
         rows.append(f"| autoencoder, energy of edges, of the real | {autoencoder['edges']:.2f} | {count} |")
     for name in ("denoiser", "base"):
         if told := measured.get(name):

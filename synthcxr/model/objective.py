@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 
-from synthcxr.diffusion import alpha_sigma, min_snr_weight, stratified_timesteps, v_target
+from synthcxr.diffusion import alpha_sigma, min_snr_weight, stratified, stratified_timesteps, v_target
 from synthcxr.errors import ModelError
 
 Prediction = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
@@ -36,8 +36,7 @@ class Objective:
         """
         if self.alphas_cumprod is not None:
             return stratified_timesteps(uniform_b, len(self.alphas_cumprod))
-        places = (torch.arange(len(uniform_b)) + uniform_b.double()) / len(uniform_b)
-        sigma = torch.special.ndtri(places.clamp(1e-6, 1 - 1e-6)).sigmoid()
+        sigma = torch.special.ndtri(stratified(uniform_b).clamp(1e-6, 1 - 1e-6)).sigmoid()
         return (STEPS * self.shift * sigma / (1 + (self.shift - 1) * sigma)).float()
 
     def levels(self, t_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

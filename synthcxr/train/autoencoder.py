@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from synthcxr.data.corpus import Corpus
-from synthcxr.diffusion import noised, v_target
+from synthcxr.diffusion import noised, stratified, v_target
 from synthcxr.images import contact_sheet, from_float, to_float
 from synthcxr.model.autoencoder import (
     ChestAutoencoder,
@@ -102,8 +102,7 @@ class AutoencoderStage:
             ]
         )
         noise = rng.standard_normal((len(indices), 1, crop, crop), dtype=np.float32)
-        # One in each of as many equal parts: less noise in the loss than free draws.
-        places = rng.permutation((np.arange(len(indices)) + rng.random(len(indices))) / len(indices))
+        places = rng.permutation(stratified(torch.from_numpy(rng.random(len(indices)))).numpy())
         images = to_images(share(crops, rank, processes)).to(device)
         parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
         return module(images, *(torch.from_numpy(part).to(device) for part in parts)).mean()
