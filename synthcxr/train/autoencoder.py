@@ -94,7 +94,9 @@ class AutoencoderStage:
         size, crop = self.config.resolution, min(self.settings.crop, self.config.resolution)
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         rng = step_rng(self.config.seed, "autoencoder", step)
-        corners = rng.integers(0, size - crop + 1, (len(indices), 2))
+        # Half of them would lie beyond the picture and are moved into it: of crops that lie anywhere inside, hardly one
+        # in a hundred shows the letters in a corner.
+        corners = rng.integers(-crop, size + 1, (len(indices), 2)).clip(0, size - crop)
         crops = np.stack(
             [
                 self.train.pixels[index, y : y + crop, x : x + crop]

@@ -62,6 +62,10 @@ class DenoiserConfig(StageConfig):
         0.3, ge=0, le=1, description='share of labelled prompts that also say "no ..." of a finding'
     )
     min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; none: every timestep alike")
+    balance: float = Field(
+        0.0, ge=0, le=1, description="how far channels of latents weigh alike; 0: each by its error, so that the few "
+        "coarse ones rule",
+    )  # fmt: skip
     variants: int = Field(2, ge=1, description="cached latents an image: itself, then augmentations")
     sample_steps: int = Field(
         20, ge=1, description="of the sample sheets, and of the model until they are tuned; with steps=0, start's own"

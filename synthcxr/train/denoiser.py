@@ -96,6 +96,7 @@ class DenoiserStage:
         )
         if not start:
             unet.gaussian.fit(self._clean_latents())
+        self.weights = channel_weights(unet.gaussian.power, self.scheduler.alphas_cumprod, self.settings.balance)
 
     def _clean_latents(self) -> torch.Tensor:
         """Scaled latents of some training images as they are, at random."""
@@ -146,9 +147,9 @@ class DenoiserStage:
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         noisy = noised(latents, noise, alpha, sigma).contiguous(memory_format=torch.channels_last)
         told = module(noisy, t_b.to(device), tokens.to(device), self._time_ids(native).to(device)).float()
-        plain = (told - v_target(latents, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
-        gamma = self.settings.min_snr
-        return plain * (min_snr_weight(alpha, sigma, gamma).flatten() if gamma else 1.0), plain
+        errors = (told - v_target(latents, noise, alpha, sigma)).square().mean(dim=(2, 3))
+        weighted, gamma = (errors * self.weights.to(device)).mean(dim=1), self.settings.min_snr
+        return weighted * (min_snr_weight(alpha, sigma, gamma).flatten() if gamma else 1.0), errors.mean(dim=1)
 
     def _time_ids(self, native: np.ndarray) -> torch.Tensor:
         """SDXL's micro-conditions (b, 6): native height and width, no crop, target height and width."""
@@ -201,6 +202,19 @@ class DenoiserStage:
     def finish(self, device: torch.device) -> Model:
         """The trained model; call with the EMA weights in place."""
         return self.model(self.module)
+
+
+@torch.no_grad()
+def channel_weights(power: torch.Tensor, alphas_cumprod: torch.Tensor, balance: float) -> torch.Tensor:
+    """What each channel's squared error of v counts, (channels,), mean 1.
+
+    Args:
+        power: variance of each channel, (channels,). Known by that alone, a channel's v has an error of power / (alpha^2
+            power + sigma^2), see `Gaussian.alone`; its mean over timesteps, to the power of -balance, is the weight.
+    """
+    alpha_squared = alphas_cumprod[:, None]
+    weights = (power / (alpha_squared * power + 1 - alpha_squared)).mean(dim=0).pow(-balance)
+    return weights / weights.mean()
 
 
 def shown_findings(conditions: Sequence[Condition]) -> dict[Finding, int]:
