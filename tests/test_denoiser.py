@@ -8,6 +8,7 @@ from synthcxr.diffusion import alpha_sigma, noised, v_target
 from synthcxr.model.autoencoder import cosines
 from synthcxr.model.denoiser import ChestUNet, Gaussian, build_scheduler
 from synthcxr.model.embedded import DenoiserShape, build_unet
+from synthcxr.train.denoiser import channel_weights
 
 CHANNELS, SIDE = 3, 4
 SIZE = CHANNELS * SIDE**2
@@ -131,3 +132,19 @@ def test_a_denoiser_keeps_what_it_knows_in_its_folder(tmp_path):
     theirs = again.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in unet.state_dict().items())
     assert again.config.addition_embed_type == "text_time" and again.config.time_cond_proj_dim is None
+
+
+def test_channels_weigh_as_balance_says():
+    schedule, power = build_scheduler().alphas_cumprod, torch.tensor([30.0, 1.0, 0.01])
+    assert torch.equal(channel_weights(power, schedule, 0.0), torch.ones(3))
+    alpha, sigma = alpha_sigma(schedule, torch.arange(len(schedule)))
+    gaussian = Gaussian(3, SIDE)
+    gaussian.spectrum.copy_(power.sqrt().view(3, 1, 1).expand(3, SIDE, SIDE))
+    gaussian.loudness.zero_()
+    _, _, deviation = gaussian.alone(torch.zeros(1, 3, SIDE, SIDE), alpha, sigma)
+    error = deviation.square().mean(dim=0).flatten()
+    weights = channel_weights(power, schedule, 1.0)
+    assert weights.mean().item() == pytest.approx(1)
+    assert torch.allclose(weights * error, (weights * error)[:1].expand(3), rtol=1e-4)
+    half = channel_weights(power, schedule, 0.5)
+    assert torch.allclose(half / half[0], (weights / weights[0]).sqrt())

@@ -26,11 +26,12 @@ from synthcxr.model.folder import load_model
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
-STAGES = ("autoencoder", "denoiser", "distillation", "classifier", "contrastive")
+STAGES = ("autoencoder", "detail", "denoiser", "distillation", "classifier", "contrastive")
 STEPS = 8
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 2, "ema": 0.9, "log_every": 1, "validate_every": 4}
 COMMON |= {"checkpoint_every": 3, "validation_images": 2}
 AUTOENCODER = {"crop": 32, "shape": {"latent_channels": 4, "channels": [8, 8, 8], "groups": 4}}
+DETAIL = {"crop": 32, "evaluations": 2, "teacher_steps": 4}
 DENOISER = {
     "shape": {"channels": [8, 16, 16], "groups": 4, "head_width": 8, "text_width": 32, "tokens": 16},
     "sample_steps": 1,
@@ -54,6 +55,7 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     import synthcxr.train.classifier
     import synthcxr.train.contrastive
     import synthcxr.train.denoiser
+    import synthcxr.train.detail
     import synthcxr.train.distillation
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
@@ -130,7 +132,7 @@ def set_up(folder: Path, dataset: Dataset, **changes: object) -> RunFolder:
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "data": [str(dataset.path)], "output": "run", "resolution": 64, "device": "cpu", "precision": "fp32",
-        "autoencoder": {**COMMON, **AUTOENCODER}, "denoiser": {**COMMON, **DENOISER},
+        "autoencoder": {**COMMON, **AUTOENCODER}, "detail": {**COMMON, **DETAIL}, "denoiser": {**COMMON, **DENOISER},
         "distillation": {**COMMON, **DISTILLATION},
         "classifier": {**COMMON, **CLASSIFIER}, "contrastive": {**COMMON, **CONTRASTIVE},
     }  # fmt: skip

@@ -9,6 +9,7 @@ free: what a picture is encoded to doesn't depend on it. It may be trained at an
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -23,7 +24,7 @@ from synthcxr.diffusion import AlphaSigma
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
 __all__ = [
     "ChestAutoencoder", "ModelMixin", "block_pca", "detail_noise", "edge_energy", "lap", "lapping",
-    "pca_reconstruction", "psnr", "start_from_pca", "unlap",
+    "pca_reconstruction", "places", "psnr", "start_from_pca", "unlap",
 ]  # fmt: skip
 
 PATCH = 4  # pixels a position of the decoder covers: full-resolution convolutions are what two cores can't afford
@@ -45,6 +46,7 @@ class ChestAutoencoder(AutoencoderKL):
             stock pipelines expect.
         scaling_factor: what latents are multiplied by for the denoiser, 1 / (their standard deviation).
         detail_steps: in how many evaluations of the decoder detail is drawn; 0 leaves it out.
+        detail_order: of the solver; 1 for a decoder that learned whole steps (train.detail).
         detail_scale: standard deviation of detail, in units of pixels.
     """
 
@@ -59,6 +61,7 @@ class ChestAutoencoder(AutoencoderKL):
         scaling_factor: float = 1.0,
         force_upcast: bool = False,
         detail_steps: int = 0,
+        detail_order: int = 2,
         detail_scale: float = 1.0,
     ):
         # Past the parent's decorator, which would write the parent's arguments over ours in the config.
@@ -119,25 +122,34 @@ class ChestAutoencoder(AutoencoderKL):
         return self.free(pixel_shuffle(told, PATCH))
 
     def drawn(self, z: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """Detail for these latents and their coarse part, (b, 1, h, w), the same each time.
+        """Detail for these latents and their coarse part, (b, 1, h, w), the same each time: from `own_noise`."""
+        *_, (_, clean) = self.detail_way(self.free(own_noise(z)), coarse, self.config.detail_steps)
+        return self.config.detail_scale * clean
 
-        By DPM-Solver++ (2M; Lu et al. 2022, algorithm 2), from the noise of `own_noise`. The last answer, at a noise
-        that hides hardly anything any more, is taken as it is.
+    def detail_way(
+        self, noise: torch.Tensor, coarse: torch.Tensor, steps: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """From free noise to detail: noisy detail as each evaluation sees it, and what it takes for clean.
+
+        By DPM-Solver++ (2M; Lu et al. 2022, algorithm 2), or of order 1 DDIM. The last answer, at a noise that hides
+        hardly anything any more, is taken as it is.
         """
-        places = torch.linspace(1, 0, self.config.detail_steps + 1)[:-1]
-        levels = list(zip(*(part.flatten().tolist() for part in detail_noise(places)), strict=True))
-        seen, before = self.free(own_noise(z)), None
-        for number, (place, (alpha, sigma)) in enumerate(zip(places, levels, strict=True)):
+        levels = list(zip(*(part.flatten().tolist() for part in detail_noise(places(steps))), strict=True))
+        seen, before = noise, None
+        for place, (alpha, sigma), then in zip(places(steps), levels, [*levels[1:], None], strict=True):
             told = self.detail_v(seen, coarse, place.expand(len(seen)).to(seen.device))
             clean = alpha * seen - sigma * told
-            if number == len(places) - 1:
-                break
-            # Places are equal steps of log noise over detail, so the line through two answers is met half a step on.
-            ahead = clean if before is None else 1.5 * clean - 0.5 * before
-            alpha_then, sigma_then = levels[number + 1]
-            kept = sigma_then / sigma
-            seen, before = kept * seen + (alpha_then - alpha * kept) * ahead, clean
-        return self.config.detail_scale * clean
+            yield seen, clean
+            if then:
+                # Places are equal steps of log noise over detail: the line through two answers is met half a step on.
+                ahead = clean if before is None or self.config.detail_order == 1 else 1.5 * clean - 0.5 * before
+                kept = then[1] / sigma
+                seen, before = kept * seen + (then[0] - alpha * kept) * ahead, clean
+
+
+def places(steps: int) -> torch.Tensor:
+    """Where on the schedule of `detail_noise` this many evaluations are made, (steps,), from noise on."""
+    return torch.linspace(1, 0, steps + 1)[:-1]
 
 
 def detail_noise(place_b: torch.Tensor) -> AlphaSigma:

@@ -57,9 +57,7 @@ class AutoencoderStage:
         self.config, self.settings = config, config.autoencoder
         self.train, self.validation = train, validation
         self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
-        sample = np.random.default_rng(config.seed).permutation(self.items)[:PCA_IMAGES]
-        images = to_images(train.pixels[np.sort(sample)])
-        self.pca = block_pca(images, self.settings.shape.latent_channels)
+        images = some_images(train, self.items, config.seed)
         autoencoder = start or self._fresh(images)
         if self.settings.steps:
             self._prepare_detail(autoencoder, images[:: max(1, len(images) // SCALE_IMAGES)])
@@ -67,8 +65,7 @@ class AutoencoderStage:
         autoencoder.linear_encoder.requires_grad_(False)
         autoencoder.linear_decoder.requires_grad_(False)
         self.module = AutoencoderModule(autoencoder.to(memory_format=torch.channels_last))
-        sharp = validation.sharp if len(validation.sharp) else np.arange(len(validation.records))
-        self.checked = sharp[: self.settings.validation_images]
+        self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, autoencoder)
 
     def _fresh(self, images: torch.Tensor) -> ChestAutoencoder:
         torch.manual_seed(derive_seed(self.config.seed, "autoencoder weights"))
@@ -82,7 +79,7 @@ class AutoencoderStage:
             parts = [part.to(autoencoder.device) for part in images.split(16)]
             detail = [part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean) for part in parts]
             autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
-        autoencoder.register_to_config(detail_steps=self.settings.detail_steps)
+        autoencoder.register_to_config(detail_steps=self.settings.detail_steps, detail_order=2)
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
@@ -91,47 +88,22 @@ class AutoencoderStage:
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean error of v over this process's part of the batch of one step."""
-        size, crop = self.config.resolution, min(self.settings.crop, self.config.resolution)
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         rng = step_rng(self.config.seed, "autoencoder", step)
-        # Half of them would lie beyond the picture and are moved into it: of crops that lie anywhere inside, hardly one
-        # in a hundred shows the letters in a corner.
-        corners = rng.integers(-crop, size + 1, (len(indices), 2)).clip(0, size - crop)
-        crops = np.stack(
-            [
-                self.train.pixels[index, y : y + crop, x : x + crop]
-                for index, (y, x) in zip(indices, corners, strict=True)
-            ]
-        )
-        noise = rng.standard_normal((len(indices), 1, crop, crop), dtype=np.float32)
+        shown = crops(self.train.pixels, indices, self.settings.crop, rng)
+        noise = rng.standard_normal((len(shown), 1, *shown.shape[1:]), dtype=np.float32)
         places = rng.permutation(stratified(torch.from_numpy(rng.random(len(indices)))).numpy())
-        images = to_images(share(crops, rank, processes)).to(device)
+        images = to_images(share(shown, rank, processes)).to(device)
         parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
         return module(images, *(torch.from_numpy(part).to(device) for part in parts)).mean()
 
-    @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """On held-out images: PSNR (dB), that of the block PCA with as many numbers; edges' energy, of the real."""
-        values, floor, edges = [], [], []
-        for start in range(0, len(self.checked), 16):
-            images = to_images(self.validation.pixels[self.checked[start : start + 16]])
-            told = self._tell(module, images, device)
-            values += psnr(images, told).tolist()
-            floor += psnr(images, pca_reconstruction(images, self.pca)).tolist()
-            edges += (edge_energy(told) / edge_energy(images)).tolist()
-        means = {"psnr": values, "psnr_pca": floor, "edges": edges}
-        return {name: float(np.mean(part)) for name, part in means.items()} | {"images": float(len(values))}
+        """See `Reconstruction.measured`."""
+        return self.reconstruction.measured(module.autoencoder, device)
 
-    @torch.no_grad()
     def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
-        """Held-out images above what the autoencoder tells of them."""
-        pixels = self.validation.pixels[self.checked[:8]]
-        told = self._tell(module, to_images(pixels), device)
-        return contact_sheet([*pixels, *to_pixels(told)], columns=len(pixels))
-
-    def _tell(self, module: nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-        autoencoder = module.autoencoder
-        return autoencoder.decode(autoencoder.encode(images.to(device)).latent_dist.mean).sample.float().cpu()
+        """See `Reconstruction.sheet`."""
+        return self.reconstruction.sheet(module.autoencoder, device)
 
     @torch.no_grad()
     def finish(self, device: torch.device) -> ChestAutoencoder:
@@ -143,6 +115,58 @@ class AutoencoderStage:
         deviation = torch.cat([autoencoder.encode(part.to(device)).latent_dist.mean for part in images.split(16)]).std()
         autoencoder.register_to_config(scaling_factor=round(1 / deviation.item(), 5))
         return autoencoder
+
+
+class Reconstruction:
+    """How well held-out images are told from their latents, beside the block PCA of training images."""
+
+    def __init__(self, validation: Corpus, count: int, images_b1hw: torch.Tensor, autoencoder: ChestAutoencoder):
+        sharp = validation.sharp if len(validation.sharp) else np.arange(len(validation.records))
+        self.validation, self.checked = validation, sharp[:count]
+        self.pca = block_pca(images_b1hw, autoencoder.config.latent_channels)
+
+    @torch.no_grad()
+    def measured(self, autoencoder: ChestAutoencoder, device: torch.device) -> dict[str, float]:
+        """PSNR (dB), that of the block PCA with as many numbers; edges' energy, of the real."""
+        values, floor, edges = [], [], []
+        for start in range(0, len(self.checked), 16):
+            images = to_images(self.validation.pixels[self.checked[start : start + 16]])
+            told = _told(autoencoder, images, device)
+            values += psnr(images, told).tolist()
+            floor += psnr(images, pca_reconstruction(images, self.pca)).tolist()
+            edges += (edge_energy(told) / edge_energy(images)).tolist()
+        means = {"psnr": values, "psnr_pca": floor, "edges": edges}
+        return {name: float(np.mean(part)) for name, part in means.items()} | {"images": float(len(values))}
+
+    @torch.no_grad()
+    def sheet(self, autoencoder: ChestAutoencoder, device: torch.device) -> np.ndarray:
+        """Held-out images above what the autoencoder tells of them."""
+        pixels = self.validation.pixels[self.checked[:8]]
+        told = _told(autoencoder, to_images(pixels), device)
+        return contact_sheet([*pixels, *to_pixels(told)], columns=len(pixels))
+
+
+def _told(autoencoder: ChestAutoencoder, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return autoencoder.decode(autoencoder.encode(images.to(device)).latent_dist.mean).sample.float().cpu()
+
+
+def some_images(train: Corpus, items: np.ndarray, seed: int) -> torch.Tensor:
+    """At most PCA_IMAGES of these items, at random, as `to_images`."""
+    sample = np.random.default_rng(seed).permutation(items)[:PCA_IMAGES]
+    return to_images(train.pixels[np.sort(sample)])
+
+
+def crops(pixels: np.ndarray, indices: np.ndarray, crop: int, rng: np.random.Generator) -> np.ndarray:
+    """A square of each of these images, uint8 (b, crop, crop), at random; of smaller ones all.
+
+    Two thirds of the squares are drawn beyond a border and moved to it: of squares anywhere inside, hardly one in a
+    hundred would show the letters in a corner.
+    """
+    size = pixels.shape[-1]
+    crop = min(crop, size)
+    corners = rng.integers(-crop, size + 1, (len(indices), 2)).clip(0, size - crop)
+    squares = [pixels[i, y : y + crop, x : x + crop] for i, (y, x) in zip(indices, corners, strict=True)]
+    return np.stack(squares)
 
 
 def to_images(pixels: np.ndarray) -> torch.Tensor:

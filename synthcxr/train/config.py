@@ -50,6 +50,27 @@ class AutoencoderConfig(StageConfig):
     whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
 
 
+class DetailConfig(StageConfig):
+    """Stage 1b, as many evaluations' detail in a few; left out by default."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(4, ge=1, description="crops; each is met once at every evaluation")
+    learning_rate: float = Field(5e-4, gt=0)
+    decay: float = Field(0.5, ge=0, le=1)
+    validation_images: int = Field(64, ge=1)
+    crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
+    evaluations: int = Field(4, ge=1, description="that draw detail afterwards")
+    teacher_steps: int = Field(16, ge=1, description="evaluations that it learns from, a multiple of those")
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> "DetailConfig":
+        if self.teacher_steps % self.evaluations:
+            raise ValueError(
+                f"teacher_steps = {self.teacher_steps} must be a multiple of evaluations = {self.evaluations}"
+            )
+        return self
+
+
 class DenoiserConfig(StageConfig):
     """Stage 2, on the latents of stage 1."""
 
@@ -217,6 +238,7 @@ class TrainConfig(Config):
     licence: str = Field("unknown", description="of the weights, on the card")
     base: BaseConfig | None = Field(None, description="an open model to retrain; None: the embedded architecture")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    detail: DetailConfig = DetailConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     distillation: DistillationConfig = DistillationConfig()
     classifier: ClassifierConfig = ClassifierConfig()
@@ -226,7 +248,7 @@ class TrainConfig(Config):
     def _one_architecture(self) -> "TrainConfig":
         if self.base and self.start:
             raise ValueError("start is for the embedded architecture; a base goes on from base.model")
-        for stage in ("distillation", "classifier"):
+        for stage in ("detail", "distillation", "classifier"):
             if self.base and getattr(self, stage).steps:
                 raise ValueError(f"{stage}.steps is for the embedded architecture; leave it out with a base")
         return self

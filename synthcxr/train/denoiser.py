@@ -209,8 +209,9 @@ def channel_weights(power: torch.Tensor, alphas_cumprod: torch.Tensor, balance: 
     """What each channel's squared error of v counts, (channels,), mean 1.
 
     Args:
-        power: variance of each channel, (channels,). Known by that alone, a channel's v has an error of power / (alpha^2
-            power + sigma^2), see `Gaussian.alone`; its mean over timesteps, to the power of -balance, is the weight.
+        power: variance of each channel, (channels,). Known by that alone, a channel's v has an error of power /
+            (alpha^2 power + sigma^2), see `Gaussian.alone`; its mean over timesteps, to the power of -balance, is the
+            weight.
     """
     alpha_squared = alphas_cumprod[:, None]
     weights = (power / (alpha_squared * power + 1 - alpha_squared)).mean(dim=0).pow(-balance)

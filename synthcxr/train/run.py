@@ -24,14 +24,15 @@ from synthcxr.train.classifier import ClassifierStage
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
+from synthcxr.train.detail import DetailStage
 from synthcxr.train.distillation import DistillationStage
 from synthcxr.train.loop import Trainer
 from synthcxr.train.machine import accelerator_of, hours, processors
 from synthcxr.train.parallel import divides
 
 log = logging.getLogger(__name__)
-TrainedPart = AutoencoderStage | DistillationStage | ClassifierStage | ContrastiveStage
-PARTS = ("autoencoder", "denoiser", "distillation", "classifier", "contrastive")
+TrainedPart = AutoencoderStage | DetailStage | DistillationStage | ClassifierStage | ContrastiveStage
+PARTS = ("autoencoder", "detail", "denoiser", "distillation", "classifier", "contrastive")
 MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
@@ -112,6 +113,16 @@ def _autoencoder(
         accelerator.free_memory()
         del stage
         gc.collect()
+    autoencoder = _read(path, accelerator)
+    if not config.detail.steps or autoencoder.config.detail_order == 1:  # a start's that has learned it stays
+        return autoencoder
+    path = folder.folder / "detail" / "model"
+    if not path.exists():
+        _train_part(DetailStage(config, train, validation, autoencoder), accelerator, folder, path)
+    return _read(path, accelerator)
+
+
+def _read(path: Path, accelerator: Accelerator) -> ChestAutoencoder:
     autoencoder = ChestAutoencoder.from_pretrained(path, use_safetensors=True)
     return autoencoder.requires_grad_(False).eval().to(accelerator.device)
 

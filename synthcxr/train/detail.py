@@ -1,0 +1,105 @@
+"""Stage 1b: the autoencoder draws in a few evaluations the detail that it draws in many.
+
+Its decoder learns whole steps of the way from noise to detail (Salimans and Ho 2022, section 3, in one go instead of
+by halves), from the ways that it went itself as stage 1 left it.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from synthcxr.data.corpus import Corpus
+from synthcxr.diffusion import ddim_step
+from synthcxr.errors import RunError
+from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, places
+from synthcxr.train.autoencoder import Reconstruction, crops, some_images, to_images
+from synthcxr.train.batches import batch_items, share, step_rng
+from synthcxr.train.config import TrainConfig
+
+
+class DetailModule(nn.Module):
+    """The whole loss in one module, so that a wrapper for several processes sees it."""
+
+    def __init__(self, student: ChestAutoencoder, teacher: ChestAutoencoder, teacher_steps: int):
+        super().__init__()
+        self.autoencoder = student
+        self._teacher, self.teacher_steps = (teacher,), teacher_steps  # in a tuple: no part of what is trained
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of v of each whole step for each image, (steps * b,).
+
+        Args:
+            images: (b, 1, h, w) in [-1, 1].
+            noise: of the same shape, standard normal.
+        """
+        teacher, steps = self._teacher[0].to(images.device), self.autoencoder.config.detail_steps
+        with torch.no_grad():
+            with torch.autocast(images.device.type, enabled=False):
+                coarse = teacher.coarse(teacher.encode(images).latent_dist.mean)
+            way = list(teacher.detail_way(teacher.free(noise), coarse, self.teacher_steps))
+            met = [seen for seen, _ in way[:: self.teacher_steps // steps]] + [way[-1][1]]
+        place = places(steps).repeat_interleave(len(images)).to(images.device)
+        now = detail_noise(place)
+        clean = torch.zeros(len(images), 1, 1, 1, device=images.device)
+        then = tuple(torch.cat([part[len(images) :], end]) for part, end in zip(now, (clean + 1, clean), strict=True))
+        kept, turned = ddim_step(now, then)
+        begin, end = torch.cat(met[:-1]), torch.cat(met[1:])
+        told = self.autoencoder.detail_v(begin, coarse.repeat(steps, 1, 1, 1), place)
+        return (told - (end - kept * begin) / turned).square().mean(dim=(1, 2, 3))
+
+
+class DetailStage:
+    """What the loop asks of a stage; see loop.Stage."""
+
+    name = "detail"
+
+    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, teacher: ChestAutoencoder):
+        self.config, self.settings, self.train = config, config.detail, train
+        self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
+        student = student_of(teacher, self.settings.evaluations)
+        self.module = DetailModule(student.to(memory_format=torch.channels_last), teacher, self.settings.teacher_steps)
+        images = some_images(train, self.items, config.seed)
+        self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, student)
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the images of a step, for error messages."""
+        return [self.train.records[index].id for index in self._items(step)]
+
+    def _items(self, step: int) -> np.ndarray:
+        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+
+    def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
+        """Mean error of v of whole steps over this process's part of the batch of one step."""
+        rng = step_rng(self.config.seed, "detail", step)
+        shown = crops(self.train.pixels, self._items(step), self.settings.crop, rng)
+        noise = rng.standard_normal((len(shown), 1, *shown.shape[1:]), dtype=np.float32)
+        images, noise = to_images(share(shown, rank, processes)), torch.from_numpy(share(noise, rank, processes))
+        return module(images.to(device), noise.to(device)).mean()
+
+    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """See `Reconstruction.measured`."""
+        return self.reconstruction.measured(module.autoencoder, device)
+
+    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
+        """See `Reconstruction.sheet`."""
+        return self.reconstruction.sheet(module.autoencoder, device)
+
+    def finish(self, device: torch.device) -> ChestAutoencoder:
+        """The autoencoder with the averaged weights."""
+        return self.module.autoencoder
+
+
+def student_of(teacher: ChestAutoencoder, evaluations: int) -> ChestAutoencoder:
+    """A copy that draws detail in so few evaluations, as DDIM; its decoder is to be trained.
+
+    Raises:
+        RunError: the teacher draws no detail.
+    """
+    if not teacher.config.detail_steps:
+        raise RunError("detail.steps needs an autoencoder that draws detail; give autoencoder.steps, or detail.steps=0")
+    student = copy.deepcopy(teacher).requires_grad_(False)
+    student.register_to_config(detail_steps=evaluations, detail_order=1)
+    student.decoder.requires_grad_(True)
+    return student

@@ -1,0 +1,76 @@
+"""Detail in a few evaluations: what its stage learns from, and that it learns it."""
+
+import numpy as np
+import pytest
+import torch
+
+from synthcxr.errors import UserError
+from synthcxr.model.autoencoder import ChestAutoencoder, start_from_pca
+from synthcxr.model.embedded import AutoencoderShape, build_autoencoder
+from synthcxr.train.autoencoder import crops
+from synthcxr.train.config import DetailConfig
+from synthcxr.train.detail import DetailModule, student_of
+
+
+def images(count: int = 8) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(count, 1, 32, 32, generator=rng).cumsum(-1).cumsum(-2).div(60).clamp(-1, 1)
+
+
+def teacher(steps: int = 8) -> ChestAutoencoder:
+    """An autoencoder that draws detail by an untrained network, of so small answers that its ways are smooth."""
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(AutoencoderShape(latent_channels=8, channels=(16, 16, 16), groups=8), 32)
+    start_from_pca(autoencoder, images())
+    autoencoder.register_to_config(detail_steps=steps, detail_scale=0.1)
+    autoencoder.decoder.conv_out.weight.data.mul_(0.3)
+    return autoencoder.requires_grad_(False).eval()
+
+
+def noise(count: int = 8) -> torch.Tensor:
+    return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_only_step_of_one_is_the_teachers_own():
+    module = DetailModule(student_of(teacher(), 1), teacher(), 1)
+    assert module(images(), noise()).shape == (8,)
+    assert module(images(), noise()).max() < 1e-8
+
+
+def test_the_first_of_as_many_steps_is_the_teachers_own_and_no_other():
+    errors = DetailModule(student_of(teacher(), 4), teacher(), 4)(images(), noise()).view(4, 8)
+    assert errors[0].max() < 1e-8 < 1e-6 < errors[1:].max()  # its solver of second order looks back, DDIM doesn't
+
+
+def test_what_it_learned_is_nearer_to_many_evaluations():
+    student = student_of(teacher(), 2)
+    module = DetailModule(student, teacher(), 8)
+    latents = teacher().encode(images()).latent_dist.mean
+    many, few = teacher(8).decode(latents).sample, teacher(2).decode(latents).sample
+    optimizer = torch.optim.Adam(student.decoder.parameters(), 2e-3)
+    rng = torch.Generator().manual_seed(2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        module(images(), torch.randn(8, 1, 32, 32, generator=rng)).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        learned = student.eval().decode(latents).sample
+    assert (learned - many).square().mean() < 0.5 * (few - many).square().mean()
+    assert torch.allclose(student.encode(learned).latent_dist.mean, latents, atol=1e-4)
+
+
+def test_who_draws_no_detail_teaches_none():
+    with pytest.raises(UserError, match=r"detail\.steps needs an autoencoder"):
+        student_of(teacher(0), 4)
+    with pytest.raises(ValueError, match="multiple of evaluations"):
+        DetailConfig(teacher_steps=6, evaluations=4)
+
+
+def test_crops_reach_into_the_corners_as_often_as_elsewhere():
+    pixels = np.arange(64 * 64).reshape(1, 64, 64)
+    seen = np.zeros(64 * 64)
+    squares = crops(pixels, np.zeros(2000, int), 32, np.random.default_rng(0))
+    assert squares.shape == (2000, 32, 32)
+    seen += np.bincount(squares.ravel(), minlength=64 * 64)
+    assert seen.reshape(64, 64)[0, 0] / 2000 == pytest.approx(1 / 9, abs=0.03)
+    assert crops(pixels, np.zeros(3, int), 128, np.random.default_rng(0)).shape == (3, 64, 64)
