@@ -7,7 +7,7 @@ import torch
 from synthcxr.errors import UserError
 from synthcxr.model.autoencoder import ChestAutoencoder, start_from_pca
 from synthcxr.model.embedded import AutoencoderShape, build_autoencoder
-from synthcxr.train.autoencoder import crops
+from synthcxr.train.autoencoder import crops, set_gain
 from synthcxr.train.config import DetailConfig
 from synthcxr.train.detail import DetailModule, student_of
 
@@ -74,3 +74,17 @@ def test_crops_reach_into_the_corners_as_often_as_elsewhere():
     seen += np.bincount(squares.ravel(), minlength=64 * 64)
     assert seen.reshape(64, 64)[0, 0] / 2000 == pytest.approx(1 / 9, abs=0.03)
     assert crops(pixels, np.zeros(3, int), 128, np.random.default_rng(0)).shape == (3, 64, 64)
+
+
+def test_gain_is_what_faint_detail_lacks():
+    autoencoder = teacher()
+    latents = autoencoder.encode(images()).latent_dist.mean
+    shown = autoencoder.decode(latents).sample  # whose detail is drawn again by the same latents
+    set_gain(autoencoder, shown, torch.device("cpu"))
+    assert autoencoder.config.detail_gain == pytest.approx(1, abs=2e-3)
+    autoencoder.decoder.conv_out.weight.data.mul_(0)  # detail of noise alone
+    autoencoder.decoder.conv_out.bias.data.mul_(0)
+    coarse = autoencoder.coarse(latents)
+    set_gain(autoencoder, coarse + 3 * autoencoder.drawn(latents, coarse), torch.device("cpu"))
+    assert autoencoder.config.detail_gain == pytest.approx(3, rel=1e-2)
+    assert torch.allclose(autoencoder.encode(autoencoder.decode(latents).sample).latent_dist.mean, latents, atol=1e-4)

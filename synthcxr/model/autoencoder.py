@@ -48,6 +48,8 @@ class ChestAutoencoder(AutoencoderKL):
         detail_steps: in how many evaluations of the decoder detail is drawn; 0 leaves it out.
         detail_order: of the solver; 1 for a decoder that learned whole steps (train.detail).
         detail_scale: standard deviation of detail, in units of pixels.
+        detail_gain: what drawn detail is multiplied by besides: a network's answers lean to the mean, so that detail
+            comes out too faint (Karras et al. 2022, section 4, on S_noise).
     """
 
     @register_to_config
@@ -63,6 +65,7 @@ class ChestAutoencoder(AutoencoderKL):
         detail_steps: int = 0,
         detail_order: int = 2,
         detail_scale: float = 1.0,
+        detail_gain: float = 1.0,
     ):
         # Past the parent's decorator, which would write the parent's arguments over ours in the config.
         AutoencoderKL.__init__.__wrapped__(
@@ -124,7 +127,7 @@ class ChestAutoencoder(AutoencoderKL):
     def drawn(self, z: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """Detail for these latents and their coarse part, (b, 1, h, w), the same each time: from `own_noise`."""
         *_, (_, clean) = self.detail_way(self.free(own_noise(z)), coarse, self.config.detail_steps)
-        return self.config.detail_scale * clean
+        return self.config.detail_gain * self.config.detail_scale * clean
 
     def detail_way(
         self, noise: torch.Tensor, coarse: torch.Tensor, steps: int

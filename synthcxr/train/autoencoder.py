@@ -3,11 +3,13 @@
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import noised, stratified, v_target
 from synthcxr.images import contact_sheet, from_float, to_float
 from synthcxr.model.autoencoder import (
+    BLOCK,
     ChestAutoencoder,
     block_pca,
     detail_noise,
@@ -79,7 +81,7 @@ class AutoencoderStage:
             parts = [part.to(autoencoder.device) for part in images.split(16)]
             detail = [part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean) for part in parts]
             autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
-        autoencoder.register_to_config(detail_steps=self.settings.detail_steps, detail_order=2)
+        autoencoder.register_to_config(detail_steps=self.settings.detail_steps, detail_order=2, detail_gain=1.0)
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
@@ -107,14 +109,28 @@ class AutoencoderStage:
 
     @torch.no_grad()
     def finish(self, device: torch.device) -> ChestAutoencoder:
-        """The trained autoencoder, with the scaling factor of its latents."""
+        """The trained autoencoder, with the scaling factor of its latents and the gain of its detail."""
         autoencoder = self.module.autoencoder
-        if self.config.start:
-            return autoencoder
         images = to_images(self.train.pixels[np.sort(self.items[:SCALE_IMAGES])])
-        deviation = torch.cat([autoencoder.encode(part.to(device)).latent_dist.mean for part in images.split(16)]).std()
-        autoencoder.register_to_config(scaling_factor=round(1 / deviation.item(), 5))
+        if not self.config.start:
+            latents = [autoencoder.encode(part.to(device)).latent_dist.mean for part in images.split(16)]
+            autoencoder.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
+        if self.settings.steps:
+            set_gain(autoencoder, images, device)
         return autoencoder
+
+
+@torch.no_grad()
+def set_gain(autoencoder: ChestAutoencoder, images_b1hw: torch.Tensor, device: torch.device) -> None:
+    """Make detail as loud as that of these images: its energy in the median block."""
+    real, drawn = [], []
+    for part in images_b1hw.to(device).split(16):
+        latents = autoencoder.encode(part).latent_dist.mean
+        coarse = autoencoder.coarse(latents)
+        for energies, detail in ((real, part - coarse), (drawn, autoencoder.drawn(latents, coarse).float())):
+            energies.append(avg_pool2d(detail.square(), BLOCK))
+    gain = (torch.cat(real).median() / torch.cat(drawn).median()).sqrt().item()
+    autoencoder.register_to_config(detail_gain=round(gain * autoencoder.config.detail_gain, 3))
 
 
 class Reconstruction:

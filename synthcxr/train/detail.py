@@ -14,7 +14,7 @@ from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import ddim_step
 from synthcxr.errors import RunError
 from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, places
-from synthcxr.train.autoencoder import Reconstruction, crops, some_images, to_images
+from synthcxr.train.autoencoder import SCALE_IMAGES, Reconstruction, crops, set_gain, some_images, to_images
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
 
@@ -61,6 +61,7 @@ class DetailStage:
         student = student_of(teacher, self.settings.evaluations)
         self.module = DetailModule(student.to(memory_format=torch.channels_last), teacher, self.settings.teacher_steps)
         images = some_images(train, self.items, config.seed)
+        self.images = images[:SCALE_IMAGES]
         self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, student)
 
     def sample_ids(self, step: int) -> list[str]:
@@ -87,7 +88,8 @@ class DetailStage:
         return self.reconstruction.sheet(module.autoencoder, device)
 
     def finish(self, device: torch.device) -> ChestAutoencoder:
-        """The autoencoder with the averaged weights."""
+        """The student, with the gain of its detail."""
+        set_gain(self.module.autoencoder, self.images, device)
         return self.module.autoencoder
 
 
@@ -100,6 +102,6 @@ def student_of(teacher: ChestAutoencoder, evaluations: int) -> ChestAutoencoder:
     if not teacher.config.detail_steps:
         raise RunError("detail.steps needs an autoencoder that draws detail; give autoencoder.steps, or detail.steps=0")
     student = copy.deepcopy(teacher).requires_grad_(False)
-    student.register_to_config(detail_steps=evaluations, detail_order=1)
+    student.register_to_config(detail_steps=evaluations, detail_order=1, detail_gain=1.0)
     student.decoder.requires_grad_(True)
     return student
