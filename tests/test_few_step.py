@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from test_denoiser import CHANNELS, SIDE, directed, stationary
-from test_train import set_up
+from test_train import COMMON, DISTILLATION, set_up
 
 from synthcxr.conditions import Condition
 from synthcxr.diffusion import alpha_sigma, image_noise
@@ -125,3 +126,18 @@ def test_the_mode_is_the_usual_one_where_the_model_says_so_and_nothing_else_is_a
         assert Generator(usual, asked).settings == Generator(quick, asked).settings == asked.over(quick.info.sampler)
     assert Generator(quick).settings == quick.info.sampler
     assert usual.hash == quick.hash  # it's the same model, before and after the choice
+
+
+def test_distillation_goes_on_from_the_adapter_of_its_start(quick, tiny_dataset, tmp_path):
+    still = {stage: {"steps": 0} for stage in ("autoencoder", "detail", "denoiser", "classifier", "contrastive")}
+    little = {**COMMON, **DISTILLATION, "steps": 1, "learning_rate": 1e-9}
+    run = set_up(tmp_path / "next", tiny_dataset, start=str(quick.folder), **still, distillation=little)
+    assert run.train() == 0, run.said
+    name = "few_step/pytorch_lora_weights.safetensors"
+    before, after = (load_file(folder / name) for folder in (quick.folder, run.path / "run" / "model"))
+    assert before.keys() == after.keys() and any("lora_B" in key and part.any() for key, part in before.items())
+    assert all(torch.allclose(before[key].float(), after[key].float(), atol=1e-5) for key in before)
+    other = set_up(
+        tmp_path / "other", tiny_dataset, start=str(quick.folder), **still, distillation={**little, "rank": 3}
+    )
+    assert other.train() == 2 and "error: distillation.rank = 3 isn't that of the adapter in" in other.said

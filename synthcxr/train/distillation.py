@@ -12,18 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import alpha_sigma, ddim_step, image_noise
-from synthcxr.errors import RunError
+from synthcxr.errors import RunError, shown
 from synthcxr.files import atomic_path
 from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet, from_float
-from synthcxr.model.denoiser import TIMESTEPS, after, build_scheduler
+from synthcxr.model.denoiser import TIMESTEPS, ChestUNet, after, build_scheduler
 from synthcxr.model.folder import Model
 from synthcxr.model.hashes import module_hash
 from synthcxr.model.sampler import SamplerSettings
@@ -46,7 +47,11 @@ class DistillationStage:
 
     name = "distillation"
 
-    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, teacher: Model, cache: Path):
+    def __init__(
+        self, config: TrainConfig, train: Corpus, validation: Corpus, teacher: Model, cache: Path,
+        begin: Path | None = None,
+    ):  # fmt: skip
+        """`begin` is the folder of an adapter to go on from; None: at nothing beside the weights."""
         self.config, self.settings, self.teacher = config, config.distillation, teacher
         self.drawn = _deterministic(self.settings.teacher.over(teacher.info.sampler), self.settings.evaluations)
         self.conditions = self._conditions(train)
@@ -60,11 +65,23 @@ class DistillationStage:
         text_encoder = teacher.pipeline.text_encoder_2
         self.module = DenoiserModule(student.requires_grad_(False), text_encoder.requires_grad_(False))
         inject_adapter_in_model(wanted, student)
+        if begin:
+            self._go_on_from(begin, student)
         student.few_steps = self.settings.evaluations
         stride = TIMESTEPS // self.settings.evaluations
         self.timesteps = torch.arange(TIMESTEPS - 1, -1, -stride)[: self.settings.evaluations]
         now = alpha_sigma(build_scheduler().alphas_cumprod, self.timesteps)
         self.kept, self.turned = ddim_step(now, after(self.timesteps, stride))
+
+    def _go_on_from(self, folder: Path, student: ChestUNet) -> None:
+        weights = load_file(folder / "pytorch_lora_weights.safetensors")
+        try:
+            set_peft_model_state_dict(student, {name.removeprefix("unet."): part for name, part in weights.items()})
+        except RuntimeError as error:
+            raise RunError(
+                f"distillation.rank = {self.settings.rank} isn't that of the adapter in {shown(folder)}, from which it "
+                "would go on; give its rank, or a model without one as start"
+            ) from error
 
     def _conditions(self, train: Corpus) -> list[Condition]:
         """What the teacher's pictures show: what training images do, findings more often, with parts unsaid."""

@@ -133,8 +133,11 @@ def _few_step(
     """The folder of the adapter that this run trained, or of that of a model whose denoiser it left as it was."""
     path = folder.folder / "distillation" / "model"
     if config.distillation.steps and not path.exists():
+        begin = resolve(config.start) / FEW_STEP if config.start else None
         with accelerator.main_process_first():
-            stage = DistillationStage(config, train, validation, model, config.output / "cache")
+            stage = DistillationStage(
+                config, train, validation, model, config.output / "cache", begin if begin and begin.exists() else None
+            )
         _train_part(stage, accelerator, folder, path, half=True)
     if not path.exists() and config.start and not config.denoiser.steps:
         path = resolve(config.start) / FEW_STEP
