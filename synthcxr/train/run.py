@@ -134,7 +134,7 @@ def _few_step(
     path = folder.folder / "distillation" / "model"
     if config.distillation.steps and not path.exists():
         begin = resolve(config.start) / FEW_STEP if config.start else None
-        with accelerator.main_process_first():
+        with accelerator.main_process_first(), accelerator.autocast():  # it draws pictures
             stage = DistillationStage(
                 config, train, validation, model, config.output / "cache", begin if begin and begin.exists() else None
             )
