@@ -184,12 +184,14 @@ def test_a_run_leaves_what_it_promises(straight):
     for stage in STAGES:
         assert straight.logged(f"{stage}/step") == list(range(1, STEPS + 1))
         assert straight.logged(f"{stage}/validate") == [4, 8]
-    for stage in ("autoencoder", "denoiser"):
+    for stage in ("autoencoder", "detail", "denoiser"):
         assert len(list((straight.path / "run" / stage / "sheets").glob("*.png"))) == 2
     assert list((straight.path / "run").rglob("events.out.tfevents.*"))
     result = json.loads((straight.path / "run" / "result.json").read_text())
     model = load_model(straight.path / "run" / "model")
     assert result["model_hash"] == model.hash and {"no", "female", "cardiomegaly"} <= set(model.info.words)
+    drawn = model.pipeline.vae.config
+    assert (drawn.detail_steps, drawn.detail_order) == (2, 1) and drawn.detail_gain != 1
     (picture,) = Generator(model, SamplerSettings(steps=1))([Request()], progress=False)
     assert picture.pixels.shape == (64, 64)
     readings = load_classifier(straight.path / "run" / "model").read([picture.pixels])
@@ -335,7 +337,7 @@ def test_two_processes_train_like_one(straight, tiny_dataset, tmp_path):
     assert result.returncode == 0, result.stderr[-500:] + run.said[-1500:]
     assert run.batches() == straight.batches()  # of both processes, in each step
     assert len((run.path / "batches.jsonl").read_text().splitlines()) == 2 * len(run.batches())
-    for stage in ("autoencoder", "denoiser"):  # the classifier normalises over the images of one process
+    for stage in ("autoencoder", "detail", "denoiser"):  # the classifier normalises over the images of one process
         ours, theirs = run.logged(f"{stage}/step", "loss"), straight.logged(f"{stage}/step", "loss")
         assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
         assert ours == pytest.approx(theirs, rel=0.05)

@@ -23,8 +23,8 @@ from synthcxr.diffusion import AlphaSigma
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
 __all__ = [
-    "ChestAutoencoder", "ModelMixin", "block_pca", "detail_noise", "edge_energy", "lap", "lapping",
-    "pca_reconstruction", "places", "psnr", "start_from_pca", "unlap",
+    "ChestAutoencoder", "ModelMixin", "block_pca", "detail_noise", "detail_places", "edge_energy", "lap",
+    "lapping", "pca_reconstruction", "psnr", "start_from_pca", "unlap",
 ]  # fmt: skip
 
 PATCH = 4  # pixels a position of the decoder covers: full-resolution convolutions are what two cores can't afford
@@ -46,7 +46,7 @@ class ChestAutoencoder(AutoencoderKL):
             stock pipelines expect.
         scaling_factor: what latents are multiplied by for the denoiser, 1 / (their standard deviation).
         detail_steps: in how many evaluations of the decoder detail is drawn; 0 leaves it out.
-        detail_order: of the solver; 1 for a decoder that learned whole steps (train.detail).
+        detail_order: of the solver; 1 for a decoder that learned whole steps (train.detail), whose number is then fixed.
         detail_scale: standard deviation of detail, in units of pixels.
         detail_gain: what drawn detail is multiplied by besides: a network's answers lean to the mean, so that detail
             comes out too faint (Karras et al. 2022, section 4, on S_noise).
@@ -137,9 +137,9 @@ class ChestAutoencoder(AutoencoderKL):
         By DPM-Solver++ (2M; Lu et al. 2022, algorithm 2), or of order 1 DDIM. The last answer, at a noise that hides
         hardly anything any more, is taken as it is.
         """
-        levels = list(zip(*(part.flatten().tolist() for part in detail_noise(places(steps))), strict=True))
+        levels = list(zip(*(part.flatten().tolist() for part in detail_noise(detail_places(steps))), strict=True))
         seen, before = noise, None
-        for place, (alpha, sigma), then in zip(places(steps), levels, [*levels[1:], None], strict=True):
+        for place, (alpha, sigma), then in zip(detail_places(steps), levels, [*levels[1:], None], strict=True):
             told = self.detail_v(seen, coarse, place.expand(len(seen)).to(seen.device))
             clean = alpha * seen - sigma * told
             yield seen, clean
@@ -150,7 +150,7 @@ class ChestAutoencoder(AutoencoderKL):
                 seen, before = kept * seen + (then[0] - alpha * kept) * ahead, clean
 
 
-def places(steps: int) -> torch.Tensor:
+def detail_places(steps: int) -> torch.Tensor:
     """Where on the schedule of `detail_noise` this many evaluations are made, (steps,), from noise on."""
     return torch.linspace(1, 0, steps + 1)[:-1]
 

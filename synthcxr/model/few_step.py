@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from synthcxr.errors import ModelError, shown
 
 FOLDER = "few_step"  # of a MODEL folder
+FILE = "pytorch_lora_weights.safetensors"  # in it; the name that diffusers gives adapters
 
 
 def few_step_pipeline(pipeline: DiffusionPipeline, folder: Path, steps: int) -> DiffusionPipeline:
@@ -24,7 +25,7 @@ def few_step_pipeline(pipeline: DiffusionPipeline, folder: Path, steps: int) -> 
     """
     denoiser = copy.deepcopy(pipeline.unet)
     try:
-        denoiser.load_lora_adapter(folder, prefix="unet", weight_name="pytorch_lora_weights.safetensors")
+        denoiser.load_lora_adapter(folder, prefix="unet", weight_name=FILE)
         denoiser.fuse_lora()
         denoiser.unload_lora()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

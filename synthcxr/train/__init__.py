@@ -3,6 +3,7 @@
 config.py       what a run needs
 batches.py      which samples a step sees, and the prompts it reads
 autoencoder.py  stage 1
+detail.py       stage 1b: what it draws in many evaluations, in a few
 denoiser.py     stage 2, over cached latents
 distillation.py stage 3: an adapter that draws in a few steps
 classifier.py   stage 4, which judges and screens

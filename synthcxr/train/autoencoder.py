@@ -59,10 +59,10 @@ class AutoencoderStage:
         self.config, self.settings = config, config.autoencoder
         self.train, self.validation = train, validation
         self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
-        images = some_images(train, self.items, config.seed)
+        images = some_images(train, self.items, config.seed, PCA_IMAGES)
         autoencoder = start or self._fresh(images)
         if self.settings.steps:
-            self._prepare_detail(autoencoder, images[:: max(1, len(images) // SCALE_IMAGES)])
+            self._prepare_detail(autoencoder, some_images(train, self.items, config.seed, SCALE_IMAGES))
         # What latents mean never changes; and Adam's steps, as large for all weights, would only shake the linear maps.
         autoencoder.linear_encoder.requires_grad_(False)
         autoencoder.linear_decoder.requires_grad_(False)
@@ -92,8 +92,7 @@ class AutoencoderStage:
         """Mean error of v over this process's part of the batch of one step."""
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         rng = step_rng(self.config.seed, "autoencoder", step)
-        shown = crops(self.train.pixels, indices, self.settings.crop, rng)
-        noise = rng.standard_normal((len(shown), 1, *shown.shape[1:]), dtype=np.float32)
+        shown, noise = crops(self.train.pixels, indices, self.settings.crop, rng)
         places = rng.permutation(stratified(torch.from_numpy(rng.random(len(indices)))).numpy())
         images = to_images(share(shown, rank, processes)).to(device)
         parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
@@ -111,7 +110,7 @@ class AutoencoderStage:
     def finish(self, device: torch.device) -> ChestAutoencoder:
         """The trained autoencoder, with the scaling factor of its latents and the gain of its detail."""
         autoencoder = self.module.autoencoder
-        images = to_images(self.train.pixels[np.sort(self.items[:SCALE_IMAGES])])
+        images = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES)
         if not self.config.start:
             latents = [autoencoder.encode(part.to(device)).latent_dist.mean for part in images.split(16)]
             autoencoder.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
@@ -166,23 +165,25 @@ def _told(autoencoder: ChestAutoencoder, images: torch.Tensor, device: torch.dev
     return autoencoder.decode(autoencoder.encode(images.to(device)).latent_dist.mean).sample.float().cpu()
 
 
-def some_images(train: Corpus, items: np.ndarray, seed: int) -> torch.Tensor:
-    """At most PCA_IMAGES of these items, at random, as `to_images`."""
-    sample = np.random.default_rng(seed).permutation(items)[:PCA_IMAGES]
+def some_images(train: Corpus, items: np.ndarray, seed: int, count: int) -> torch.Tensor:
+    """At most so many of these items, at random, as `to_images`."""
+    sample = np.random.default_rng(seed).permutation(items)[:count]
     return to_images(train.pixels[np.sort(sample)])
 
 
-def crops(pixels: np.ndarray, indices: np.ndarray, crop: int, rng: np.random.Generator) -> np.ndarray:
-    """A square of each of these images, uint8 (b, crop, crop), at random; of smaller ones all.
+def crops(
+    pixels: np.ndarray, indices: np.ndarray, crop: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square of each of these images, uint8 (b, crop, crop), and noise for it, float32 (b, 1, crop, crop).
 
-    Two thirds of the squares are drawn beyond a border and moved to it: of squares anywhere inside, hardly one in a
-    hundred would show the letters in a corner.
+    Of images that are smaller, all. Squares are drawn as if they might lie beyond the picture, by up to their side, and
+    are moved into it: of those drawn inside, hardly one in a hundred would show the letters in a corner.
     """
     size = pixels.shape[-1]
     crop = min(crop, size)
     corners = rng.integers(-crop, size + 1, (len(indices), 2)).clip(0, size - crop)
     squares = [pixels[i, y : y + crop, x : x + crop] for i, (y, x) in zip(indices, corners, strict=True)]
-    return np.stack(squares)
+    return np.stack(squares), rng.standard_normal((len(indices), 1, crop, crop), dtype=np.float32)
 
 
 def to_images(pixels: np.ndarray) -> torch.Tensor:

@@ -54,19 +54,20 @@ class DetailConfig(StageConfig):
     """Stage 1b, as many evaluations' detail in a few; left out by default."""
 
     steps: int = Field(0, ge=0)
-    batch_size: int = Field(4, ge=1, description="crops; each is met once at every evaluation")
+    batch_size: int = Field(8, ge=1, description="crops, over all processes; each is met once at every evaluation")
     learning_rate: float = Field(5e-4, gt=0)
     decay: float = Field(0.5, ge=0, le=1)
     validation_images: int = Field(64, ge=1)
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
     evaluations: int = Field(4, ge=1, description="that draw detail afterwards")
-    teacher_steps: int = Field(16, ge=1, description="evaluations that it learns from, a multiple of those")
+    teacher_steps: int = Field(16, ge=2, description="evaluations that it learns from, a multiple of those")
 
     @model_validator(mode="after")
     def _whole_steps(self) -> "DetailConfig":
-        if self.teacher_steps % self.evaluations:
+        if self.teacher_steps % self.evaluations or self.teacher_steps == self.evaluations:
             raise ValueError(
-                f"teacher_steps = {self.teacher_steps} must be a multiple of evaluations = {self.evaluations}"
+                f"teacher_steps = {self.teacher_steps} must be a multiple of evaluations = {self.evaluations}, at least "
+                "twice as many"
             )
         return self
 
@@ -92,6 +93,7 @@ class DenoiserConfig(StageConfig):
         20, ge=1, description="of the sample sheets, and of the model until they are tuned; with steps=0, start's own"
     )
     sample_guidance: float = Field(2.0, ge=1)
+    sample_guided: float = Field(1.0, ge=0, le=1, description="share of the steps, from the first on, that are guided")
 
 
 class DistillationConfig(StageConfig):

@@ -72,7 +72,9 @@ class DenoiserStage:
     ):  # fmt: skip
         self.config, self.settings = config, config.denoiser
         self.train, self.validation, self.autoencoder = train, validation, autoencoder
-        drawn = SamplerSettings(steps=self.settings.sample_steps, guidance=self.settings.sample_guidance).over(USUAL)
+        drawn = SamplerSettings(
+            steps=self.settings.sample_steps, guidance=self.settings.sample_guidance, guided=self.settings.sample_guided
+        ).over(USUAL)
         # Weights that stay as they are stay drawn from as they were tuned.
         self.sampler = start.info.sampler if start and not self.settings.steps else drawn
         repeats = [np.repeat(train.sharp, config.sharp_repeats - 1), np.repeat(train.ill, config.finding_repeats - 1)]
@@ -96,7 +98,7 @@ class DenoiserStage:
         )
         if not start:
             unet.gaussian.fit(self._clean_latents())
-        self.weights = channel_weights(unet.gaussian.power, self.scheduler.alphas_cumprod, self.settings.balance)
+        self.weights = channel_weights(unet.gaussian.power.cpu(), self.scheduler.alphas_cumprod, self.settings.balance)
 
     def _clean_latents(self) -> torch.Tensor:
         """Scaled latents of some training images as they are, at random."""

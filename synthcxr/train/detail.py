@@ -13,8 +13,16 @@ from torch import nn
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import ddim_step
 from synthcxr.errors import RunError
-from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, places
-from synthcxr.train.autoencoder import SCALE_IMAGES, Reconstruction, crops, set_gain, some_images, to_images
+from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, detail_places
+from synthcxr.train.autoencoder import (
+    PCA_IMAGES,
+    SCALE_IMAGES,
+    Reconstruction,
+    crops,
+    set_gain,
+    some_images,
+    to_images,
+)
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
 
@@ -40,11 +48,11 @@ class DetailModule(nn.Module):
                 coarse = teacher.coarse(teacher.encode(images).latent_dist.mean)
             way = list(teacher.detail_way(teacher.free(noise), coarse, self.teacher_steps))
             met = [seen for seen, _ in way[:: self.teacher_steps // steps]] + [way[-1][1]]
-        place = places(steps).repeat_interleave(len(images)).to(images.device)
-        now = detail_noise(place)
-        clean = torch.zeros(len(images), 1, 1, 1, device=images.device)
-        then = tuple(torch.cat([part[len(images) :], end]) for part, end in zip(now, (clean + 1, clean), strict=True))
-        kept, turned = ddim_step(now, then)
+        place = detail_places(steps).repeat_interleave(len(images)).to(images.device)
+        alpha, sigma = detail_noise(place)
+        last = torch.ones_like(alpha[: len(images)])  # there alpha is 1, and sigma 0
+        then = torch.cat([alpha[len(images) :], last]), torch.cat([sigma[len(images) :], 0 * last])
+        kept, turned = ddim_step((alpha, sigma), then)
         begin, end = torch.cat(met[:-1]), torch.cat(met[1:])
         told = self.autoencoder.detail_v(begin, coarse.repeat(steps, 1, 1, 1), place)
         return (told - (end - kept * begin) / turned).square().mean(dim=(1, 2, 3))
@@ -60,8 +68,7 @@ class DetailStage:
         self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
         student = student_of(teacher, self.settings.evaluations)
         self.module = DetailModule(student.to(memory_format=torch.channels_last), teacher, self.settings.teacher_steps)
-        images = some_images(train, self.items, config.seed)
-        self.images = images[:SCALE_IMAGES]
+        images = some_images(train, self.items, config.seed, PCA_IMAGES)
         self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, student)
 
     def sample_ids(self, step: int) -> list[str]:
@@ -74,10 +81,11 @@ class DetailStage:
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean error of v of whole steps over this process's part of the batch of one step."""
         rng = step_rng(self.config.seed, "detail", step)
-        shown = crops(self.train.pixels, self._items(step), self.settings.crop, rng)
-        noise = rng.standard_normal((len(shown), 1, *shown.shape[1:]), dtype=np.float32)
-        images, noise = to_images(share(shown, rank, processes)), torch.from_numpy(share(noise, rank, processes))
-        return module(images.to(device), noise.to(device)).mean()
+        shown, noise = (
+            share(part, rank, processes)
+            for part in crops(self.train.pixels, self._items(step), self.settings.crop, rng)
+        )
+        return module(to_images(shown).to(device), torch.from_numpy(noise).to(device)).mean()
 
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """See `Reconstruction.measured`."""
@@ -89,7 +97,8 @@ class DetailStage:
 
     def finish(self, device: torch.device) -> ChestAutoencoder:
         """The student, with the gain of its detail."""
-        set_gain(self.module.autoencoder, self.images, device)
+        images = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES)
+        set_gain(self.module.autoencoder, images, device)
         return self.module.autoencoder
 
 

@@ -7,12 +7,13 @@ et al. 2022).
 """
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from synthcxr.files import atomic_path
 from synthcxr.generate import Generator, Request
 from synthcxr.images import contact_sheet, from_float
 from synthcxr.model.denoiser import TIMESTEPS, ChestUNet, after, build_scheduler
+from synthcxr.model.few_step import FILE
 from synthcxr.model.folder import Model
 from synthcxr.model.hashes import module_hash
 from synthcxr.model.sampler import SamplerSettings
@@ -34,6 +36,7 @@ from synthcxr.train.config import TrainConfig
 from synthcxr.train.denoiser import DenoiserModule
 from synthcxr.train.lora import Adapters
 
+log = logging.getLogger(__name__)
 # All that carries a picture through the UNet: attention, feed-forward, convolutions, and how time acts on them.
 ADAPTED = (
     "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "time_emb_proj",
@@ -74,14 +77,13 @@ class DistillationStage:
         self.kept, self.turned = ddim_step(now, after(self.timesteps, stride))
 
     def _go_on_from(self, folder: Path, student: ChestUNet) -> None:
-        weights = load_file(folder / "pytorch_lora_weights.safetensors")
-        try:
-            set_peft_model_state_dict(student, {name.removeprefix("unet."): part for name, part in weights.items()})
-        except RuntimeError as error:
-            raise RunError(
-                f"distillation.rank = {self.settings.rank} isn't that of the adapter in {shown(folder)}, from which it "
-                "would go on; give its rank, or a model without one as start"
-            ) from error
+        own = get_peft_model_state_dict(student)
+        weights = {name.removeprefix("unet."): part for name, part in load_file(folder / FILE).items()}
+        shapes = [{name: part.shape for name, part in told.items()} for told in (weights, own)]
+        if shapes[0] != shapes[1]:
+            log.info("distillation begins anew: the adapter in %s is of another rank or denoiser", shown(folder))
+            return
+        set_peft_model_state_dict(student, weights)
 
     def _conditions(self, train: Corpus) -> list[Condition]:
         """What the teacher's pictures show: what training images do, findings more often, with parts unsaid."""

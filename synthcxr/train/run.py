@@ -75,7 +75,8 @@ def run(config: TrainConfig, fresh: bool = False) -> dict[str, Any]:
     autoencoder = _autoencoder(config, train, validation, accelerator, folder, start)
     stage = DenoiserStage(config, train, validation, autoencoder, cache, accelerator, start)
     Trainer(stage, accelerator, folder).fit()
-    few_step = _few_step(config, train, validation, accelerator, folder, stage.model(stage.module))
+    few_steps = start.info.few_steps if start else None
+    few_step = _few_step(config, train, validation, accelerator, folder, stage.model(stage.module), few_steps)
     classifier = _classifier(config, train, validation, accelerator, folder)
     contrastive = _contrastive(config, train, validation, accelerator, folder, classifier)
     if accelerator.is_main_process:
@@ -105,21 +106,26 @@ def _autoencoder(
     config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run,
     start: Model | None,
 ) -> ChestAutoencoder:  # fmt: skip
-    """The autoencoder of an earlier run of the stage, or else of one now; always read back from its files."""
+    """The autoencoder of earlier runs of its two stages, or else of runs now; always read back from its files."""
     path = folder.folder / "autoencoder" / "model"
     if not path.exists():
-        stage = AutoencoderStage(config, train, validation, start.pipeline.vae if start else None)
-        _train_part(stage, accelerator, folder, path)
-        accelerator.free_memory()
-        del stage
-        gc.collect()
-    autoencoder = _read(path, accelerator)
-    if not config.detail.steps or autoencoder.config.detail_order == 1:  # a start's that has learned it stays
-        return autoencoder
-    path = folder.folder / "detail" / "model"
-    if not path.exists():
-        _train_part(DetailStage(config, train, validation, autoencoder), accelerator, folder, path)
-    return _read(path, accelerator)
+        _train_part(
+            AutoencoderStage(config, train, validation, start.pipeline.vae if start else None),
+            accelerator,
+            folder,
+            path,
+        )
+        _release(accelerator)
+    told, path = _read(path, accelerator), folder.folder / "detail" / "model"
+    if path.exists():
+        return _read(path, accelerator)
+    if config.detail.steps and told.config.detail_order == 1:
+        log.info("detail is left out: that of %s is drawn in %d evaluations", config.start, told.config.detail_steps)
+    elif config.detail.steps:
+        _train_part(DetailStage(config, train, validation, told), accelerator, folder, path)
+        _release(accelerator)
+        return _read(path, accelerator)
+    return told
 
 
 def _read(path: Path, accelerator: Accelerator) -> ChestAutoencoder:
@@ -127,17 +133,26 @@ def _read(path: Path, accelerator: Accelerator) -> ChestAutoencoder:
     return autoencoder.requires_grad_(False).eval().to(accelerator.device)
 
 
+def _release(accelerator: Accelerator) -> None:
+    """Memory of a stage that has ended: of its weights, their average and moments."""
+    accelerator.free_memory()
+    gc.collect()
+
+
 def _few_step(
-    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run, model: Model
-) -> Path | None:
-    """The folder of the adapter that this run trained, or of that of a model whose denoiser it left as it was."""
+    config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run, model: Model,
+    few_steps: int | None,
+) -> Path | None:  # fmt: skip
+    """The folder of the adapter that this run trained, or of that of a model whose denoiser it left as it was.
+
+    Args:
+        few_steps: those of the model that it started from, whose adapter it goes on from if they are as many.
+    """
     path = folder.folder / "distillation" / "model"
     if config.distillation.steps and not path.exists():
-        begin = resolve(config.start) / FEW_STEP if config.start else None
+        begin = resolve(config.start) / FEW_STEP if few_steps == config.distillation.evaluations else None
         with accelerator.main_process_first(), accelerator.autocast():  # it draws pictures
-            stage = DistillationStage(
-                config, train, validation, model, config.output / "cache", begin if begin and begin.exists() else None
-            )
+            stage = DistillationStage(config, train, validation, model, config.output / "cache", begin)
         _train_part(stage, accelerator, folder, path, half=True)
     if not path.exists() and config.start and not config.denoiser.steps:
         path = resolve(config.start) / FEW_STEP
