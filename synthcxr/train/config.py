@@ -66,8 +66,8 @@ class DetailConfig(StageConfig):
     def _whole_steps(self) -> "DetailConfig":
         if self.teacher_steps % self.evaluations or self.teacher_steps == self.evaluations:
             raise ValueError(
-                f"teacher_steps = {self.teacher_steps} must be a multiple of evaluations = {self.evaluations}, twice as "
-                "many or more"
+                f"teacher_steps = {self.teacher_steps} must be a multiple of evaluations = {self.evaluations}, twice "
+                "as many or more"
             )
         return self
 
