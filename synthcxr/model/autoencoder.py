@@ -46,7 +46,7 @@ class ChestAutoencoder(AutoencoderKL):
             stock pipelines expect.
         scaling_factor: what latents are multiplied by for the denoiser, 1 / (their standard deviation).
         detail_steps: in how many evaluations of the decoder detail is drawn; 0 leaves it out.
-        detail_order: of the solver; 1 for a decoder that learned whole steps, and draws in so many alone (train.detail).
+        detail_order: of the solver; 1 for a decoder that learned whole steps, in this number alone (train.detail).
         detail_scale: standard deviation of detail, in units of pixels.
         detail_gain: what drawn detail is multiplied by besides: a network's answers lean to the mean, so that detail
             comes out too faint (Karras et al. 2022, section 4, on S_noise).
