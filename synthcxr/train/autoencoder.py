@@ -121,14 +121,14 @@ class AutoencoderStage:
 
 @torch.no_grad()
 def set_gain(autoencoder: ChestAutoencoder, images_b1hw: torch.Tensor, device: torch.device) -> None:
-    """Make detail as loud as that of these images: its energy in the median block."""
+    """Make detail as loud as that of these images: by its energy in blocks that show some, at the upper quartile of all."""
     real, drawn = [], []
     for part in images_b1hw.to(device).split(16):
         latents = autoencoder.encode(part).latent_dist.mean
         coarse = autoencoder.coarse(latents)
         for energies, detail in ((real, part - coarse), (drawn, autoencoder.drawn(latents, coarse).float())):
             energies.append(avg_pool2d(detail.square(), BLOCK))
-    gain = (torch.cat(real).median() / torch.cat(drawn).median()).sqrt().item()
+    gain = (torch.cat(real).quantile(0.75) / torch.cat(drawn).quantile(0.75)).sqrt().item()
     autoencoder.register_to_config(detail_gain=round(gain * autoencoder.config.detail_gain, 3))
 
 
