@@ -121,7 +121,7 @@ class AutoencoderStage:
 
 @torch.no_grad()
 def set_gain(autoencoder: ChestAutoencoder, images_b1hw: torch.Tensor, device: torch.device) -> None:
-    """Make detail as loud as that of these images: by its energy in blocks that show some, at the upper quartile of all."""
+    """Make detail as loud as that of these images: by the upper quartile of its energy in blocks, where some shows."""
     real, drawn = [], []
     for part in images_b1hw.to(device).split(16):
         latents = autoencoder.encode(part).latent_dist.mean
