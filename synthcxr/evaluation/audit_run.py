@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from synthcxr.conditions import to_prompt
 from synthcxr.data.corpus import corpus_images
@@ -27,6 +28,7 @@ from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.folder import Model, bind_audit, check_bindable, load_model
+from synthcxr.model.precision import bfloat16_is_faster
 from synthcxr.runs import Run, derive_seed, environment
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 REPORT = "report.html"
 SEARCHES = {"blockwise": nearest, "faiss": nearest_by_faiss}
 SHOWN = 24  # suspects in the report
+DRAWN_AT_ONCE = 16
 
 
 class Audited:
@@ -177,8 +180,11 @@ def _worst(config: AuditConfig, audited: Audited, sets: Sequence[FeatureSet], mo
         Request(condition=record.condition, seed=derive_seed(config.seed, f"{record.id}/{number}"))
         for record in records for number in range(config.worst_seeds)
     ]  # fmt: skip
-    drawn = Generator(model, config.sampler)(requests)
-    images = [generated.pixels for generated in drawn]
+    device, precision = model.pipeline.device.type, config.precision
+    if precision == "auto":
+        precision = "bfloat16" if bfloat16_is_faster(device == "cuda") else "float32"
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        images = [generated.pixels for generated in Generator(model, config.sampler, DRAWN_AT_ONCE)(requests)]
     prompts = np.repeat([to_prompt(record.condition) for record in records], config.worst_seeds)
     name, told = "excess copy rate, training prompts", audited.instead(sets, images)
     return copy_rate(name, told, *audited.people, prompts, config.settings)
