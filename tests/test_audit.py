@@ -125,8 +125,8 @@ def test_the_result_is_bound_to_the_weights_and_the_hash_stays(folder, tmp_path,
     shutil.copytree(tiny_model, model)
     before = hash_of(model)
     synthetic(tmp_path / "made", before, fresh=60)
-    small = {"membership_images": 12, "worst_prompts": 2, "worst_seeds": 2, "precision": "bfloat16", "model": str(model)}
-    asked = config(folder, tmp_path / "out", sampler={"steps": 1}, **small)
+    small = {"membership_images": 12, "worst_prompts": 2, "worst_seeds": 2, "model": str(model)}
+    asked = config(folder, tmp_path / "out", sampler={"steps": 1}, precision="bfloat16", **small)
     result = run(asked)
     told = numbers(result)
     assert {"excess copy rate, autoencoder", "membership by loss", "membership by step error"} <= set(told)
