@@ -28,7 +28,7 @@ from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.model.audit import AuditRecord
 from synthcxr.model.folder import Model, bind_audit, check_bindable, load_model
-from synthcxr.model.precision import bfloat16_is_faster
+from synthcxr.model.precision import settled
 from synthcxr.runs import Run, derive_seed, environment
 
 log = logging.getLogger(__name__)
@@ -180,10 +180,9 @@ def _worst(config: AuditConfig, audited: Audited, sets: Sequence[FeatureSet], mo
         Request(condition=record.condition, seed=derive_seed(config.seed, f"{record.id}/{number}"))
         for record in records for number in range(config.worst_seeds)
     ]  # fmt: skip
-    device, precision = model.pipeline.device.type, config.precision
-    if precision == "auto":
-        precision = "bfloat16" if bfloat16_is_faster(device == "cuda") else "float32"
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+    device = model.pipeline.device.type
+    bfloat16 = settled(config.precision, device == "cuda") == "bfloat16"
+    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
         images = [generated.pixels for generated in Generator(model, config.sampler, DRAWN_AT_ONCE)(requests)]
     prompts = np.repeat([to_prompt(record.condition) for record in records], config.worst_seeds)
     name, told = "excess copy rate, training prompts", audited.instead(sets, images)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from synthcxr.config import Config
 from synthcxr.data.record import Split
 from synthcxr.evaluation.feature_set import AuditSettings
+from synthcxr.model.precision import Precision
 from synthcxr.model.sampler import SamplerSettings
 
 CACHE = Path("build/features")
@@ -85,9 +86,7 @@ class AuditConfig(Config):
     worst_prompts: int = Field(20, ge=0, description="training prompts that are generated from anew; 0: none")
     worst_seeds: int = Field(10, ge=1, description="pictures of each of these")
     sampler: SamplerSettings = Field(SamplerSettings(), description="of the worst case")
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
-        "float32", description="of the worst case; auto: bfloat16 where it's faster here"
-    )
+    precision: Precision = Field("float32", description="of the worst case; auto: bfloat16 where it's faster here")
     size: int = Field(256, ge=64, description="pixels a side that images are compared at, at most")
     cache: Path = Field(CACHE, description="folder of features that were computed before")
     seed: int = 0

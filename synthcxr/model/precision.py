@@ -1,6 +1,17 @@
 """Where bfloat16 is the faster one."""
 
+from typing import Literal
+
 import torch
+
+Precision = Literal["float32", "bfloat16", "auto"]
+
+
+def settled(precision: Precision, cuda: bool) -> Precision:
+    """What it comes to here: auto is bfloat16 where that is faster; `cuda` as in `bfloat16_is_faster`."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if bfloat16_is_faster(cuda) else "float32"
 
 
 def bfloat16_is_faster(cuda: bool) -> bool:

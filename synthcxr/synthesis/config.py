@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from synthcxr.config import Config
 from synthcxr.data.record import Split
 from synthcxr.errors import ConfigError
+from synthcxr.model.precision import Precision
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.plan.rows import PlanConfig
 from synthcxr.synthesis.screen import ScreenConfig
@@ -41,7 +42,7 @@ class SynthesizeConfig(Config):
     model_hash: str | None = Field(None, description="refuse a model with another hash")
     seed: int = Field(0, ge=0, lt=2**63)
     settings: SamplerSettings = SamplerSettings()
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
+    precision: Precision = Field(
         "float32", description="auto: bfloat16 where it's faster here; a run goes on where that is the same"
     )
     batch_size: int = Field(16, ge=1, description="pictures drawn at once; they change by rounding with it")

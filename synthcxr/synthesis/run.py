@@ -19,7 +19,7 @@ from synthcxr.data.writer import DatasetWriter, discard, tidy
 from synthcxr.errors import ModelError, RunError, UserError, shown
 from synthcxr.files import hash_files
 from synthcxr.model.folder import CLASSIFIER, EMBEDDED, SCREEN, ModelInfo, hash_of, read_info, resolve
-from synthcxr.model.precision import bfloat16_is_faster
+from synthcxr.model.precision import Precision, settled
 from synthcxr.runs import Run
 from synthcxr.synthesis.acceptance import Result, Tally
 from synthcxr.synthesis.config import EngineConfig, SynthesizeConfig
@@ -111,12 +111,9 @@ def pinned_config(config: SynthesizeConfig) -> SynthesizeConfig:
     return config.model_copy(update=known)
 
 
-def _precision(config: SynthesizeConfig) -> str:
-    if config.precision != "auto":
-        return config.precision
+def _precision(config: SynthesizeConfig) -> Precision:
     engine = config.engine
-    cuda = engine.gpus > 0 if engine.kind == "ray" else devices_of(engine) != ("cpu",)
-    return "bfloat16" if bfloat16_is_faster(cuda) else "float32"
+    return settled(config.precision, engine.gpus > 0 if engine.kind == "ray" else devices_of(engine) != ("cpu",))
 
 
 def _synthesize(config: SynthesizeConfig, opener: Opener, folder: Run) -> tuple[int, Dataset | None]:
