@@ -323,6 +323,7 @@ def test_embedded_model_keeps_its_promises():
     assert sum(p.numel() for part in parts for p in part.parameters()) <= 28e6
     files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 60e6 and max(path.stat().st_size for path in files) <= 16e6
+    assert not any(b'"_name_or_path"' in path.read_bytes() for path in files if path.suffix == ".json")
     pictures = list(
         Generator(model)([Request(condition=Condition(age=60), seed=seed) for seed in (0, 1)], progress=False)
     )
