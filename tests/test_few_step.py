@@ -12,12 +12,15 @@ from test_denoiser import CHANNELS, SIDE, directed, stationary
 from test_train import COMMON, DISTILLATION, set_up
 
 from synthcxr.conditions import Condition
+from synthcxr.data.corpus import load_corpus
 from synthcxr.diffusion import alpha_sigma, image_noise
 from synthcxr.errors import ModelError
 from synthcxr.generate import Generator, Request
 from synthcxr.model.denoiser import TIMESTEPS, Gaussian, after, build_scheduler
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.sampler import SamplerSettings
+from synthcxr.train.config import TrainConfig
+from synthcxr.train.distillation import DistillationStage
 
 
 @pytest.fixture(params=[stationary, directed])
@@ -126,6 +129,29 @@ def test_the_mode_is_the_usual_one_where_the_model_says_so_and_nothing_else_is_a
         assert Generator(usual, asked).settings == Generator(quick, asked).settings == asked.over(quick.info.sampler)
     assert Generator(quick).settings == quick.info.sampler
     assert usual.hash == quick.hash  # it's the same model, before and after the choice
+
+
+def test_the_students_own_way_is_what_is_drawn_and_what_is_measured_against_the_teachers(quick, tiny_dataset, tmp_path):
+    config = TrainConfig(
+        data=(tiny_dataset.path,), output=tmp_path, resolution=64, distillation={**COMMON, **DISTILLATION}
+    )
+    corpora = [load_corpus([tiny_dataset], split, 64, config.per_patient, tmp_path) for split in ("train", "validate")]
+    stage = DistillationStage(config, *corpora, quick, tmp_path, quick.folder / "few_step")
+    seeds, conditions = range(len(stage.ways)), stage.conditions
+    noise = image_noise(seeds, stage.ways.shape[2:])
+    with torch.no_grad():
+        own = torch.stack([noise, *stage._walk(stage.module, noise, conditions)], dim=1).numpy()
+    drawn = {}
+    requests = [Request(condition=condition, seed=seed) for condition, seed in zip(conditions, seeds, strict=True)]
+    list(Generator(quick, FEW, len(requests))(requests, observe=lambda step, latents: drawn.update({step: latents})))
+    for step, latents in drawn.items():
+        assert np.allclose(own[:, step], latents.numpy(), atol=5e-3)
+    cpu = torch.device("cpu")
+    stage.ways = own
+    assert stage.loss(stage.module, 0, 0, 1, cpu) < 1e-9
+    stage.ways = own.copy()
+    stage.ways[:, -1] += 0.5  # the teacher ends elsewhere, and half of the steps are the last
+    assert stage.loss(stage.module, 0, 0, 1, cpu).item() == pytest.approx(0.5**2 / 2, rel=1e-3)
 
 
 def test_distillation_goes_on_from_the_adapter_of_its_start(quick, tiny_dataset, tmp_path):

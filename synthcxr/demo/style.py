@@ -47,7 +47,7 @@ CSS = """
 .pictures:has(.preview) .gallery-container { min-height: min(640px, 100vw); }
 .pictures .preview .caption { font-weight: 400; color: var(--body-text-color); white-space: normal !important;
   overflow: visible; max-width: 100%; text-align: center; padding: 0 12px; }
-#compared .grid-container, #changes .grid-container { display: flex !important; flex-wrap: wrap; }
+#compared .grid-container, #changes .grid-container { display: flex !important; flex-wrap: wrap; width: 100%; }
 #compared .thumbnail-lg, #changes .thumbnail-lg { flex: 1 1 170px; max-width: 280px; }
 .short { max-width: 560px; }
 .rows { overflow: auto; max-height: 360px; border: 1px solid var(--border-color-primary); border-radius: 8px; }

@@ -100,7 +100,8 @@ class DistillationConfig(StageConfig):
     """Stage 3, an adapter that draws in a few steps what the model of stage 2 draws in many; left out by default."""
 
     steps: int = Field(0, ge=0)
-    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(16, ge=1, description="pictures, over all processes; each takes all evaluations")
+    learning_rate: float = Field(5e-4, gt=0)
     warmup: int = Field(50, ge=0)
     decay: float = Field(0.5, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)

@@ -1,14 +1,14 @@
 """Stage 3: an adapter that does in one step what the model does in several guided ones.
 
-Progressive distillation (Salimans and Ho 2022) in one go: in one DDIM step the student is to come from where the
-teacher was to where it was several steps later. The teacher is the model of stage 2 at its own settings, guidance and
-all (Meng et al. 2023), whose way from noise to picture is recorded once; the student is its denoiser with adapters (Hu
-et al. 2022).
+Progressive distillation (Salimans and Ho 2022) in one go: after each of its DDIM steps the student is to be where the
+teacher was several steps later, on the way that its own steps lead. The teacher is the model of stage 2 at its own
+settings, guidance and all (Meng et al. 2023), whose way from noise to picture is recorded once; the student is its
+denoiser with adapters (Hu et al. 2022).
 """
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,23 +136,30 @@ class DistillationStage:
         return batch_items(np.arange(len(self.ways)), self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
-        """Mean squared error of v of whole steps, over this process's part of the batch: each step as often."""
-        own = share(self._items(step), rank, processes)
-        places = np.arange(self.settings.batch_size) % self.settings.evaluations
-        places = share(step_rng(self.config.seed, "distillation", step).permutation(places), rank, processes)
-        ways = np.stack([self.ways[item, place : place + 2] for item, place in zip(own, places, strict=True)])
-        conditions = [self.conditions[item] for item in own]
-        return self._errors(module, ways, torch.from_numpy(places), conditions, device).mean()
+        """Mean squared distance from the teacher's latents at the end of each step, over this process's pictures.
 
-    def _errors(
-        self, module: nn.Module, ways: np.ndarray, places: torch.Tensor, conditions: Sequence[Condition],
-        device: torch.device,
-    ) -> torch.Tensor:  # fmt: skip
-        """Mean squared error of v, (b,), of the student's steps `places`, from ways[:, 0] to ways[:, 1]."""
-        begin, end = torch.from_numpy(ways.astype(np.float32)).to(device).unbind(1)
-        kept, turned = (part[places].to(device) for part in (self.kept, self.turned))
-        told = self._told(module, begin, places, conditions)
-        return (told - (end - kept * begin) / turned).square().mean(dim=(1, 2, 3))
+        The student is asked where its own steps led it. What it gets wrong in the first grows a hundredfold (in
+        variance) by the last, so steps learned each for itself, from the teacher's latents, would say little of the
+        picture at the end.
+        """
+        own = share(self._items(step), rank, processes)
+        return self._distances(module, self.ways[own], [self.conditions[item] for item in own], device).mean()
+
+    def _distances(
+        self, module: nn.Module, ways: np.ndarray, conditions: Sequence[Condition], device: torch.device
+    ) -> torch.Tensor:
+        """Mean squared distance (b, evaluations) of the student's latents from the teacher's after each step."""
+        noise, *teacher = torch.from_numpy(ways.astype(np.float32)).to(device).unbind(1)
+        student = self._walk(module, noise, conditions)
+        return torch.stack([(a - b).square().mean((1, 2, 3)) for a, b in zip(student, teacher, strict=True)], dim=1)
+
+    def _walk(self, module: nn.Module, noise: torch.Tensor, conditions: Sequence[Condition]) -> Iterator[torch.Tensor]:
+        """The student's latents after each of its steps."""
+        seen = noise
+        for place in range(self.settings.evaluations):
+            told = self._told(module, seen, torch.full((len(seen),), place), conditions)
+            seen = self.kept[place].to(seen.device) * seen + self.turned[place].to(seen.device) * told
+            yield seen
 
     def _told(
         self, module: nn.Module, seen: torch.Tensor, places: torch.Tensor, conditions: Sequence[Condition]
@@ -170,34 +177,23 @@ class DistillationStage:
 
     @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """On prompts of held-out patients: mean squared error of v, and of the latents at the end of all steps."""
-        errors, ends = [], []
-        for rows in np.array_split(np.arange(len(self.checked_ways)), max(1, len(self.checked_ways) // 32)):
-            conditions, ways = [self.checked_conditions[row] for row in rows], self.checked_ways[rows]
-            for place in range(self.settings.evaluations):
-                places = torch.full((len(rows),), place)
-                errors += self._errors(module, ways[:, place : place + 2], places, conditions, device).tolist()
-            end = torch.from_numpy(ways[:, -1].astype(np.float32))
-            ends += (self._walk(module, ways[:, 0], conditions, device).cpu() - end).square().mean((1, 2, 3)).tolist()
-        return {"mse": float(np.mean(errors)), "latents_mse": float(np.mean(ends)), "images": float(len(ends))}
-
-    @torch.no_grad()
-    def _walk(
-        self, module: nn.Module, noise: np.ndarray, conditions: Sequence[Condition], device: torch.device
-    ) -> torch.Tensor:
-        """The student's latents at the end of all its steps."""
-        seen = torch.from_numpy(noise.astype(np.float32)).to(device)
-        for place in range(self.settings.evaluations):
-            told = self._told(module, seen, torch.full((len(seen),), place), conditions)
-            seen = self.kept[place].to(device) * seen + self.turned[place].to(device) * told
-        return seen
+        """On prompts of held-out patients: mean squared distance of the latents, of all steps and at the end."""
+        parts = np.array_split(np.arange(len(self.checked_ways)), max(1, len(self.checked_ways) // 32))
+        told = [
+            self._distances(module, self.checked_ways[rows], [self.checked_conditions[row] for row in rows], device)
+            for rows in parts
+        ]
+        distances = torch.cat(told).mean(dim=0)
+        return {
+            "mse": float(distances.mean()), "latents_mse": float(distances[-1]), "images": float(len(self.checked_ways))
+        }  # fmt: skip
 
     @torch.no_grad()
     def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
         """The first held-out prompts: a row by the teacher, a row by the student, and so on."""
         count, shown = min(16, len(self.checked_ways)), []
-        teacher = torch.from_numpy(self.checked_ways[:count, -1].astype(np.float32)).to(device)
-        student = self._walk(module, self.checked_ways[:count, 0], self.checked_conditions[:count], device)
+        noise, *_, teacher = torch.from_numpy(self.checked_ways[:count].astype(np.float32)).to(device).unbind(1)
+        *_, student = self._walk(module, noise, self.checked_conditions[:count])
         vae = self.teacher.pipeline.vae
         for latents in (teacher[:8], student[:8], teacher[8:], student[8:]):
             if len(latents):
