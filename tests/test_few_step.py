@@ -139,19 +139,27 @@ def test_the_students_own_way_is_what_is_drawn_and_what_is_measured_against_the_
     stage = DistillationStage(config, *corpora, quick, tmp_path, quick.folder / "few_step")
     seeds, conditions = range(len(stage.ways)), stage.conditions
     noise = image_noise(seeds, stage.ways.shape[2:])
-    with torch.no_grad():
-        own = torch.stack([noise, *stage._walk(stage.module, noise, conditions)], dim=1).numpy()
+    reached = stage._walk(stage.module, noise, conditions)
+    own = torch.cat([noise[:, None], reached.detach()], dim=1).numpy()
     drawn = {}
     requests = [Request(condition=condition, seed=seed) for condition, seed in zip(conditions, seeds, strict=True)]
     list(Generator(quick, FEW, len(requests))(requests, observe=lambda step, latents: drawn.update({step: latents})))
+    assert sorted(drawn) == [1, 2]
     for step, latents in drawn.items():
         assert np.allclose(own[:, step], latents.numpy(), atol=5e-3)
     cpu = torch.device("cpu")
     stage.ways = own
     assert stage.loss(stage.module, 0, 0, 1, cpu) < 1e-9
     stage.ways = own.copy()
-    stage.ways[:, -1] += 0.5  # the teacher ends elsewhere, and half of the steps are the last
-    assert stage.loss(stage.module, 0, 0, 1, cpu).item() == pytest.approx(0.5**2 / 2, rel=1e-3)
+    stage.ways[:, 1] += 0.5  # the teacher was elsewhere after the first of two steps, which leads the student nowhere
+    whole = stage.loss(stage.module, 0, 0, 1, cpu).item()
+    assert whole == pytest.approx(0.5**2 / 2, rel=1e-3)
+    stage.ways[0] += 1
+    shares = [stage.loss(stage.module, 0, rank, 2, cpu).item() for rank in (0, 1)]
+    assert np.mean(shares) == pytest.approx(stage.loss(stage.module, 0, 0, 1, cpu).item(), rel=1e-5)
+    # What the first step does wrong counts at the end too.
+    begin = noise.clone().requires_grad_()
+    assert torch.autograd.grad(stage._walk(stage.module, begin, conditions)[:, -1].sum(), begin)[0].any()
 
 
 def test_distillation_goes_on_from_the_adapter_of_its_start(quick, tiny_dataset, tmp_path):

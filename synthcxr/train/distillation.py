@@ -8,7 +8,7 @@ denoiser with adapters (Hu et al. 2022).
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
+from transformers import CLIPTextModelWithProjection
 
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.data.corpus import Corpus
@@ -45,6 +46,30 @@ ADAPTED = (
 DRAWN_AT_ONCE = 16
 
 
+class Student(DenoiserModule):
+    """A denoiser that takes all its few steps in one forward pass, as a wrapper for several processes wants it."""
+
+    def __init__(self, unet: ChestUNet, text_encoder: CLIPTextModelWithProjection, evaluations: int):
+        super().__init__(unet, text_encoder)
+        unet.few_steps = evaluations
+        stride = TIMESTEPS // evaluations
+        self.timesteps = torch.arange(TIMESTEPS - 1, -1, -stride)[:evaluations]
+        now = alpha_sigma(build_scheduler().alphas_cumprod, self.timesteps)
+        self.steps = ddim_step(now, after(self.timesteps, stride))
+
+    def forward(self, noise: torch.Tensor, tokens: torch.Tensor, time_ids: torch.Tensor) -> torch.Tensor:
+        """Latents after each step, float32 (b, evaluations, channels, side, side); noise (b, channels, side, side)."""
+        text = self.text_encoder(tokens, output_hidden_states=True)
+        told = {"text_embeds": text.text_embeds, "time_ids": time_ids}
+        seen, reached = noise, []
+        for t, kept, turned in zip(self.timesteps, *(part.to(noise.device) for part in self.steps), strict=True):
+            seen = seen.contiguous(memory_format=torch.channels_last)
+            v = self.unet(seen, t.expand(len(seen)), text.hidden_states[-2], added_cond_kwargs=told).sample
+            seen = kept * seen + turned * v.float()
+            reached.append(seen)
+        return torch.stack(reached, dim=1)
+
+
 class DistillationStage:
     """What the loop asks of a stage; see loop.Stage."""
 
@@ -66,15 +91,12 @@ class DistillationStage:
         rank = self.settings.rank
         wanted = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(ADAPTED))
         text_encoder = teacher.pipeline.text_encoder_2
-        self.module = DenoiserModule(student.requires_grad_(False), text_encoder.requires_grad_(False))
+        self.module = Student(
+            student.requires_grad_(False), text_encoder.requires_grad_(False), self.settings.evaluations
+        )
         inject_adapter_in_model(wanted, student)
         if begin:
             self._go_on_from(begin, student)
-        student.few_steps = self.settings.evaluations
-        stride = TIMESTEPS // self.settings.evaluations
-        self.timesteps = torch.arange(TIMESTEPS - 1, -1, -stride)[: self.settings.evaluations]
-        now = alpha_sigma(build_scheduler().alphas_cumprod, self.timesteps)
-        self.kept, self.turned = ddim_step(now, after(self.timesteps, stride))
 
     def _go_on_from(self, folder: Path, student: ChestUNet) -> None:
         own = get_peft_model_state_dict(student)
@@ -138,9 +160,9 @@ class DistillationStage:
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean squared distance from the teacher's latents at the end of each step, over this process's pictures.
 
-        The student is asked where its own steps led it. What it gets wrong in the first grows a hundredfold (in
+        The student is asked where its own steps led it. What it gets wrong in the first grows about a hundredfold (in
         variance) by the last, so steps learned each for itself, from the teacher's latents, would say little of the
-        picture at the end.
+        picture at the end: see docs/log.md.
         """
         own = share(self._items(step), rank, processes)
         return self._distances(module, self.ways[own], [self.conditions[item] for item in own], device).mean()
@@ -149,51 +171,38 @@ class DistillationStage:
         self, module: nn.Module, ways: np.ndarray, conditions: Sequence[Condition], device: torch.device
     ) -> torch.Tensor:
         """Mean squared distance (b, evaluations) of the student's latents from the teacher's after each step."""
-        noise, *teacher = torch.from_numpy(ways.astype(np.float32)).to(device).unbind(1)
-        student = self._walk(module, noise, conditions)
-        return torch.stack([(a - b).square().mean((1, 2, 3)) for a, b in zip(student, teacher, strict=True)], dim=1)
+        recorded = torch.from_numpy(ways.astype(np.float32)).to(device)
+        reached = self._walk(module, recorded[:, 0], conditions)
+        return (reached - recorded[:, 1:]).square().mean(dim=(2, 3, 4))
 
-    def _walk(self, module: nn.Module, noise: torch.Tensor, conditions: Sequence[Condition]) -> Iterator[torch.Tensor]:
-        """The student's latents after each of its steps."""
-        seen = noise
-        for place in range(self.settings.evaluations):
-            told = self._told(module, seen, torch.full((len(seen),), place), conditions)
-            seen = self.kept[place].to(seen.device) * seen + self.turned[place].to(seen.device) * told
-            yield seen
-
-    def _told(
-        self, module: nn.Module, seen: torch.Tensor, places: torch.Tensor, conditions: Sequence[Condition]
-    ) -> torch.Tensor:
-        """v of whole steps, float32, by the student."""
+    def _walk(self, module: nn.Module, noise: torch.Tensor, conditions: Sequence[Condition]) -> torch.Tensor:
+        """The student's latents after each of its steps, as `Student` returns them."""
         prompts = [to_prompt(condition, self.teacher.info.template) for condition in conditions]
         tokens = self.teacher.pipeline.tokenizer_2(
             prompts, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         size = float(self.teacher.info.resolution)
         sizes = torch.tensor([[size, size, 0, 0, size, size]]).repeat(len(prompts), 1)
-        seen = seen.contiguous(memory_format=torch.channels_last)
-        times = self.timesteps[places].to(seen.device)
-        return module(seen, times, tokens.to(seen.device), sizes.to(seen.device)).float()
+        return module(noise, tokens.to(noise.device), sizes.to(noise.device)).float()
 
     @torch.no_grad()
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """On prompts of held-out patients: mean squared distance of the latents, of all steps and at the end."""
         parts = np.array_split(np.arange(len(self.checked_ways)), max(1, len(self.checked_ways) // 32))
-        told = [
+        found = [
             self._distances(module, self.checked_ways[rows], [self.checked_conditions[row] for row in rows], device)
             for rows in parts
         ]
-        distances = torch.cat(told).mean(dim=0)
-        return {
-            "mse": float(distances.mean()), "latents_mse": float(distances[-1]), "images": float(len(self.checked_ways))
-        }  # fmt: skip
+        distances = torch.cat(found).mean(dim=0)
+        images = float(len(self.checked_ways))
+        return {"loss": float(distances.mean()), "latents_mse": float(distances[-1]), "images": images}
 
     @torch.no_grad()
     def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
         """The first held-out prompts: a row by the teacher, a row by the student, and so on."""
         count, shown = min(16, len(self.checked_ways)), []
-        noise, *_, teacher = torch.from_numpy(self.checked_ways[:count].astype(np.float32)).to(device).unbind(1)
-        *_, student = self._walk(module, noise, self.checked_conditions[:count])
+        ways = torch.from_numpy(self.checked_ways[:count].astype(np.float32)).to(device)
+        teacher, student = ways[:, -1], self._walk(module, ways[:, 0], self.checked_conditions[:count])[:, -1]
         vae = self.teacher.pipeline.vae
         for latents in (teacher[:8], student[:8], teacher[8:], student[8:]):
             if len(latents):
