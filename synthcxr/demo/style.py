@@ -47,8 +47,8 @@ CSS = """
 .pictures:has(.preview) .gallery-container { min-height: min(640px, 100vw); }
 .pictures .preview .caption { font-weight: 400; color: var(--body-text-color); white-space: normal !important;
   overflow: visible; max-width: 100%; text-align: center; padding: 0 12px; }
-#compared .grid-container, #changes .grid-container { display: flex !important; flex-wrap: wrap; width: 100%; }
-#compared .thumbnail-lg, #changes .thumbnail-lg { flex: 1 1 170px; max-width: 280px; }
+#compared .grid-container, #changes .grid-container { display: flex !important; flex-wrap: wrap; }
+#compared .gallery-item, #changes .gallery-item { flex: 1 1 170px; max-width: 280px; }
 .short { max-width: 560px; }
 .rows { overflow: auto; max-height: 360px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
 .rows table { width: 100%; border-collapse: collapse; font-size: .9rem; color: var(--body-text-color); }
@@ -76,7 +76,7 @@ p.state { margin: 8px 0 0; font-size: .94rem; font-weight: 600; color: var(--bod
   dl.said { grid-template-columns: 1fr; gap: 0; }
   dl.said dd { margin-bottom: 8px; }
   .pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
-  #compared .thumbnail-lg, #changes .thumbnail-lg { flex-basis: 42%; max-width: 49%; }
+  #compared .gallery-item, #changes .gallery-item { flex-basis: 42%; max-width: 49%; }
   .pictures .caption-label { font-size: .74rem; }
   .rows { overflow: auto; max-height: 360px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
 .rows table { width: 100%; border-collapse: collapse; font-size: .9rem; color: var(--body-text-color); }
