@@ -1,7 +1,9 @@
 """The few-step mode: a Gaussian's flow in closed form, an adapter that learns the rest, and drawing through both."""
 
+import copy
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from synthcxr.model.denoiser import TIMESTEPS, Gaussian, after, build_scheduler
 from synthcxr.model.folder import Model, load_model
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.distillation import DistillationStage
+from synthcxr.train.distillation import DistillationStage, Student
 
 
 @pytest.fixture(params=[stationary, directed])
@@ -160,6 +162,20 @@ def test_the_students_own_way_is_what_is_drawn_and_what_is_measured_against_the_
     # What the first step does wrong counts at the end too.
     begin = noise.clone().requires_grad_()
     assert torch.autograd.grad(stage._walk(stage.module, begin, conditions)[:, -1].sum(), begin)[0].any()
+
+
+def test_a_students_steps_stay_on_its_device(quick, monkeypatch):
+    """Shown on the device of shapes alone, which refuses tensors of another one as a GPU does."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows none
+    parts = copy.deepcopy((quick.pipeline.unet, quick.pipeline.text_encoder_2))
+    noise, tokens = torch.empty(3, *latent_shape(quick), device="meta"), torch.ones(3, 16, dtype=torch.long)
+    reached = Student(*parts, 2).to("meta")(noise, tokens.to("meta"), torch.empty(3, 6, device="meta"))
+    assert reached.shape == (3, 2, *latent_shape(quick)) and reached.device.type == "meta"
+
+
+def latent_shape(model: Model) -> tuple[int, int, int]:
+    config = model.pipeline.unet.config
+    return config.in_channels, config.sample_size, config.sample_size
 
 
 def test_distillation_goes_on_from_the_adapter_of_its_start(quick, tiny_dataset, tmp_path):

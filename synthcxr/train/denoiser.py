@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,10 +56,14 @@ class DenoiserModule(nn.Module):
     def forward(
         self, latents_bchw: torch.Tensor, t_b: torch.Tensor, tokens: torch.Tensor, time_ids: torch.Tensor
     ) -> torch.Tensor:
-        """v for noisy latents; the prompt reaches the UNet exactly as the stock SDXL pipeline hands it over."""
+        """v for noisy latents."""
+        return self.unet(latents_bchw, t_b, **self.conditions(tokens, time_ids)).sample
+
+    def conditions(self, tokens: torch.Tensor, time_ids: torch.Tensor) -> dict[str, Any]:
+        """The UNet's arguments for a prompt and a size, exactly as the stock SDXL pipeline hands them over."""
         text = self.text_encoder(tokens, output_hidden_states=True)
-        conditions = {"text_embeds": text.text_embeds, "time_ids": time_ids}
-        return self.unet(latents_bchw, t_b, text.hidden_states[-2], added_cond_kwargs=conditions).sample
+        added = {"text_embeds": text.text_embeds, "time_ids": time_ids}
+        return {"encoder_hidden_states": text.hidden_states[-2], "added_cond_kwargs": added}
 
 
 class DenoiserStage:

@@ -59,12 +59,10 @@ class Student(DenoiserModule):
 
     def forward(self, noise: torch.Tensor, tokens: torch.Tensor, time_ids: torch.Tensor) -> torch.Tensor:
         """Latents after each step, float32 (b, evaluations, channels, side, side); noise (b, channels, side, side)."""
-        text = self.text_encoder(tokens, output_hidden_states=True)
-        told = {"text_embeds": text.text_embeds, "time_ids": time_ids}
-        seen, reached = noise, []
+        conditions, seen, reached = self.conditions(tokens, time_ids), noise, []
         for t, kept, turned in zip(self.timesteps, *(part.to(noise.device) for part in self.steps), strict=True):
             seen = seen.contiguous(memory_format=torch.channels_last)
-            v = self.unet(seen, t.expand(len(seen)), text.hidden_states[-2], added_cond_kwargs=told).sample
+            v = self.unet(seen, t, **conditions).sample  # diffusers puts a t without dimension where the latents are
             seen = kept * seen + turned * v.float()
             reached.append(seen)
         return torch.stack(reached, dim=1)
