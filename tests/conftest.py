@@ -94,9 +94,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = DenoiserShape(channels=(16, 32, 32), groups=8, head_width=16, text_width=64, tokens=24)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        autoencoder = build_autoencoder(AutoencoderShape(latent_channels=4, channels=(16, 16, 16), groups=8), 64)
+        autoencoder = build_autoencoder(
+            AutoencoderShape(latent_channels=4, channels=(16, 16, 16), detail_channels=(16, 16, 16)), 64
+        )
         # Decoder and denoiser start at zero; the prompt must show in a picture all the same.
         torch.nn.init.normal_(autoencoder.linear_decoder.weight, std=0.2)
+        for last in (autoencoder.encoder[-1], autoencoder.decoder[-2]):
+            torch.nn.init.normal_(last.weight, std=0.02)
         tokenizer = build_tokenizer(canonical_words(), shape.tokens)
         unet, text_encoder = build_unet(shape, 4, 64), build_text_encoder(shape, tokenizer)
         unet.gaussian.fit(torch.randn(40, 4, 4, 4))

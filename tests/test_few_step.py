@@ -179,7 +179,10 @@ def latent_shape(model: Model) -> tuple[int, int, int]:
 
 
 def test_distillation_goes_on_from_the_adapter_of_its_start(quick, tiny_dataset, tmp_path):
-    still = {stage: {"steps": 0} for stage in ("autoencoder", "detail", "denoiser", "classifier", "contrastive")}
+    still = {
+        stage: {"steps": 0}
+        for stage in ("autoencoder", "detail", "few_detail", "denoiser", "classifier", "contrastive")
+    }
     little = {**COMMON, **DISTILLATION, "steps": 1, "learning_rate": 1e-9}
     run = set_up(tmp_path / "next", tiny_dataset, start=str(quick.folder), **still, distillation=little)
     assert run.train() == 0, run.said

@@ -26,12 +26,16 @@ from synthcxr.model.folder import load_model
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.train.checkpoint import Checkpoint, latest_checkpoint
 
-STAGES = ("autoencoder", "detail", "denoiser", "distillation", "classifier", "contrastive")
+STAGES = ("autoencoder", "detail", "few_detail", "denoiser", "distillation", "classifier", "contrastive")
 STEPS = 8
 COMMON = {"steps": STEPS, "batch_size": 4, "warmup": 2, "ema": 0.9, "log_every": 1, "validate_every": 4}
 COMMON |= {"checkpoint_every": 3, "validation_images": 2}
-AUTOENCODER = {"crop": 32, "shape": {"latent_channels": 4, "channels": [8, 8, 8], "groups": 4}}
-DETAIL = {"crop": 32, "evaluations": 2, "teacher_steps": 4}
+AUTOENCODER = {
+    "crop": 32,
+    "shape": {"latent_channels": 4, "channels": [8, 8, 8], "detail_channels": [8, 8, 8], "groups": 4},
+}
+DETAIL = {"crop": 32}
+FEW_DETAIL = {"crop": 32, "evaluations": 2, "teacher_steps": 4}
 DENOISER = {
     "shape": {"channels": [8, 16, 16], "groups": 4, "head_width": 8, "text_width": 32, "tokens": 16},
     "sample_steps": 1,
@@ -57,6 +61,7 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     import synthcxr.train.denoiser
     import synthcxr.train.detail
     import synthcxr.train.distillation
+    import synthcxr.train.few_detail
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
     from synthcxr.train.loop import Trainer
@@ -132,7 +137,8 @@ def set_up(folder: Path, dataset: Dataset, **changes: object) -> RunFolder:
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "data": [str(dataset.path)], "output": "run", "resolution": 64, "device": "cpu", "precision": "fp32",
-        "autoencoder": {**COMMON, **AUTOENCODER}, "detail": {**COMMON, **DETAIL}, "denoiser": {**COMMON, **DENOISER},
+        "autoencoder": {**COMMON, **AUTOENCODER}, "detail": {**COMMON, **DETAIL},
+        "few_detail": {**COMMON, **FEW_DETAIL}, "denoiser": {**COMMON, **DENOISER},
         "distillation": {**COMMON, **DISTILLATION},
         "classifier": {**COMMON, **CLASSIFIER}, "contrastive": {**COMMON, **CONTRASTIVE},
     }  # fmt: skip
@@ -184,7 +190,7 @@ def test_a_run_leaves_what_it_promises(straight):
     for stage in STAGES:
         assert straight.logged(f"{stage}/step") == list(range(1, STEPS + 1))
         assert straight.logged(f"{stage}/validate") == [4, 8]
-    for stage in ("autoencoder", "detail", "denoiser"):
+    for stage in ("autoencoder", "detail", "few_detail", "denoiser"):
         assert len(list((straight.path / "run" / stage / "sheets").glob("*.png"))) == 2
     assert list((straight.path / "run").rglob("events.out.tfevents.*"))
     result = json.loads((straight.path / "run" / "result.json").read_text())
@@ -268,11 +274,27 @@ def test_a_run_goes_on_from_a_model(straight, tiny_dataset, tmp_path):
     assert after.tokenizer_2.get_vocab() == before.tokenizer_2.get_vocab()
     for part in ("unet", "text_encoder_2"):  # 0 steps
         assert_equal(getattr(before, part), getattr(after, part))
-    assert_equal(before.vae.linear_encoder, after.vae.linear_encoder)  # what latents mean
+    for part in ("linear_encoder", "encoder"):  # what latents mean
+        assert_equal(getattr(before.vae, part), getattr(after.vae, part))
     for load in (load_classifier, load_contrastive):
         assert load(start).hash == load(run.path / "run" / "model").hash
     assert before.vae.config.scaling_factor == after.vae.config.scaling_factor
-    assert not torch.equal(before.vae.decoder.conv_out.weight, after.vae.decoder.conv_out.weight)
+    assert not torch.equal(before.vae.decoder[0].weight, after.vae.decoder[0].weight)
+
+
+def test_new_latents_are_learned_by_the_denoiser_of_the_start(straight, tiny_dataset, tmp_path):
+    stages = {stage: {"steps": 0} for stage in ("detail", "few_detail", "distillation", "classifier", "contrastive")}
+    stages |= {"autoencoder": {**COMMON, **AUTOENCODER, "keep_encoder": False}}
+    stages |= {"denoiser": {**COMMON, **DENOISER, "steps": 0}}
+    start = straight.path / "run" / "model"
+    run = set_up(tmp_path / "next", tiny_dataset, start=str(start), **stages)
+    assert run.train() == 0, run.said
+    before, after = (load_model(folder).pipeline for folder in (start, run.path / "run" / "model"))
+    assert_equal(before.vae.linear_encoder, after.vae.linear_encoder)
+    assert not torch.equal(before.vae.encoder[-1].weight, after.vae.encoder[-1].weight)
+    assert not torch.equal(before.unet.gaussian.loudness, after.unet.gaussian.loudness)
+    assert after.vae.config.detail_steps == 0  # what is left out is another thing now
+    assert not (run.path / "run" / "model" / "few_step").exists()
 
 
 def assert_equal(one: torch.nn.Module, other: torch.nn.Module) -> None:
@@ -337,7 +359,12 @@ def test_two_processes_train_like_one(straight, tiny_dataset, tmp_path):
     assert result.returncode == 0, result.stderr[-500:] + run.said[-1500:]
     assert run.batches() == straight.batches()  # of both processes, in each step
     assert len((run.path / "batches.jsonl").read_text().splitlines()) == 2 * len(run.batches())
-    for stage in ("autoencoder", "detail", "denoiser"):  # the classifier normalises over the images of one process
+    for stage in (
+        "autoencoder",
+        "detail",
+        "few_detail",
+        "denoiser",
+    ):  # the classifier normalises over the images of one process
         ours, theirs = run.logged(f"{stage}/step", "loss"), straight.logged(f"{stage}/step", "loss")
         assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
         assert ours == pytest.approx(theirs, rel=0.05)

@@ -1,11 +1,14 @@
-"""The embedded autoencoder: a lapped orthogonal transform, and a small diffusion model of what it leaves out.
+"""The embedded autoencoder: a lapped orthogonal transform, networks beside it, and a model of what these leave out.
 
-Latents are linear in the pixels and orthonormal: an error in them is as large in the picture, and as it spreads over
-overlapping blocks it leaves no seams. So noise on latents is noise on pixels, which a denoiser clears from coarse to
-fine. Pictures are `coarse(z) + detail`. Detail can't be told from latents, only be made up: a decoder that is asked for
-the least error learns nothing (docs/log.md). So it's drawn by denoising, beside the coarse part that it has to fit
-(as in Shi et al. 2022, "DiVAE", and Zhao et al. 2024, "Denoising as visual decoding"), in the space that latents leave
-free: what a picture is encoded to doesn't depend on it. It may be trained at any time, before the denoiser or after it.
+Latents are nearly linear in the pixels, and that part is orthonormal: an error in them is as large in the picture, and
+as it spreads over overlapping blocks it leaves no seams. So noise on latents is noise on pixels, which a denoiser
+clears from coarse to fine. An analysis transform adds a little to them, most to the finest, which lets its counterpart,
+the synthesis transform, tell letters, devices and borders, as no linear map of as many numbers can (Balle et al. 2021,
+"Nonlinear transform coding").
+
+Pictures are `coarse(z) + detail`. Detail can't be told from latents, only be made up. So it's drawn by denoising,
+beside the coarse part that it has to fit (as in Shi et al. 2022, "DiVAE", and Zhao et al. 2024, "Denoising as visual
+decoding"), in the space that the linear map leaves free. It may be trained at any time, before the denoiser or after.
 """
 
 import math
@@ -17,48 +20,55 @@ from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import nn
-from torch.nn.functional import conv2d, conv_transpose2d, normalize, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, normalize, pad, pixel_shuffle, pixel_unshuffle
 
 from synthcxr.diffusion import AlphaSigma
+from synthcxr.model.transform import PATCH, analysis, synthesis
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
 __all__ = [
     "ChestAutoencoder", "ModelMixin", "block_pca", "detail_noise", "detail_places", "edge_energy", "lap",
-    "lapping", "pca_reconstruction", "psnr", "start_from_pca", "unlap",
+    "lapping", "pca_reconstruction", "psnr", "sharpened", "start_from_pca", "unlap",
 ]  # fmt: skip
 
-PATCH = 4  # pixels a position of the decoder covers: full-resolution convolutions are what two cores can't afford
 NOISE_OVER_DETAIL = (0.05, 30.0)  # least and most sigma / alpha: where flat parts, and the brightest edges, drown
 NOISES = 64  # that the noise of a picture is mixed from
 BLOCK = 16  # pixels a latent position covers, each way
 LOGVAR = -16.0  # of the posterior: latents are a function of the image
+# What the networks' answers are multiplied by, so that they begin at the size of what they are to tell: latents have a
+# mean square of 1, and pixels are missed by a tenth at most.
+ADDED, MISSED = 0.3, 0.1
 
 
 class ChestAutoencoder(AutoencoderKL):
     """Images (b, 1, h, w) in [-1, 1] to latents (b, latent_channels, h / 16, w / 16) and back; h and w in 16s.
 
-    `decoder`, by diffusers' name, is the network that tells v of noisy detail.
+    `encoder` and `decoder` are the transforms, analysis and synthesis; `detail` is what tells v of noisy detail.
 
     Args:
         latent_channels: numbers a 16x16 block is described by.
-        block_out_channels: the decoder's channels at 1, 1/2, 1/4, 1/8 and 1/16 of the resolution. The first two are
+        block_out_channels: the transforms' channels at 1, 1/2, 1/4, 1/8 and 1/16 of the resolution. The first two are
             those of the pixel patches, always (4, 16); they stand here so that the length says the downsampling, as
             stock pipelines expect.
+        layers_per_block: residual blocks at each of the last three.
+        detail_channels: of `detail`, at the last three.
         scaling_factor: what latents are multiplied by for the denoiser, 1 / (their standard deviation).
-        detail_steps: in how many evaluations of the decoder detail is drawn; 0 leaves it out.
-        detail_order: of the solver; 1 for a decoder that learned whole steps, in this number alone (train.detail).
+        detail_steps: in how many evaluations detail is drawn; 0 leaves it out.
+        detail_order: of the solver; 1 for a network that learned whole steps, in this number alone (train.few_detail).
         detail_scale: standard deviation of detail, in units of pixels.
         detail_gain: what drawn detail is multiplied by besides: a network's answers lean to the mean, so that detail
-            comes out too faint (Karras et al. 2022, section 4, on S_noise).
+            comes out too faint (Karras et al. 2022, section 4, on S_noise); beside sharpening less of it is needed.
+        sharpening: of pictures, see `sharpened`.
     """
 
     @register_to_config
     def __init__(
         self,
         latent_channels: int = 16,
-        block_out_channels: tuple[int, ...] = (4, 16, 64, 96, 128),
-        layers_per_block: int = 1,
-        norm_num_groups: int = 16,
+        block_out_channels: tuple[int, ...] = (4, 16, 64, 64, 64),
+        layers_per_block: int = 2,
+        detail_channels: tuple[int, ...] = (48, 32, 24),
+        norm_num_groups: int = 8,
         sample_size: int = 256,
         scaling_factor: float = 1.0,
         force_upcast: bool = False,
@@ -66,13 +76,12 @@ class ChestAutoencoder(AutoencoderKL):
         detail_order: int = 2,
         detail_scale: float = 1.0,
         detail_gain: float = 1.0,
+        sharpening: float = 0.0,
     ):
         # Past the parent's decorator, which would write the parent's arguments over ours in the config.
         AutoencoderKL.__init__.__wrapped__(
             self,
-            in_channels=PATCH**2,
-            out_channels=PATCH**2,
-            block_out_channels=(norm_num_groups,),
+            block_out_channels=(norm_num_groups,),  # of networks that ours take the place of
             latent_channels=latent_channels,
             norm_num_groups=norm_num_groups,
             sample_size=sample_size,
@@ -82,37 +91,46 @@ class ChestAutoencoder(AutoencoderKL):
             use_post_quant_conv=False,
             mid_block_add_attention=False,
         )
-        del self.encoder  # the linear map is all there is
-        levels = block_out_channels[2:]
-        self.decoder = UNet2DModel(
+        self.linear_encoder = nn.Conv2d(1, latent_channels, BLOCK, stride=BLOCK)
+        self.linear_decoder = nn.ConvTranspose2d(latent_channels, 1, BLOCK, stride=BLOCK)
+        self.encoder = analysis(block_out_channels[2:], layers_per_block, latent_channels)
+        self.decoder = synthesis(block_out_channels[2:], layers_per_block, latent_channels)
+        self.detail = UNet2DModel(
             in_channels=2 * PATCH**2,
             out_channels=PATCH**2,
-            down_block_types=("DownBlock2D",) * len(levels),
-            up_block_types=("UpBlock2D",) * len(levels),
-            block_out_channels=tuple(levels),
-            layers_per_block=layers_per_block,
+            down_block_types=("DownBlock2D",) * len(detail_channels),
+            up_block_types=("UpBlock2D",) * len(detail_channels),
+            block_out_channels=tuple(detail_channels),
+            layers_per_block=1,
             norm_num_groups=norm_num_groups,
             add_attention=False,
         )
-        self.linear_encoder = nn.Conv2d(1, latent_channels, BLOCK, stride=BLOCK)
-        self.linear_decoder = nn.ConvTranspose2d(latent_channels, 1, BLOCK, stride=BLOCK)
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
-        mean = self.linear_encoder(lap(x))
+        with torch.autocast(x.device.type, enabled=False):
+            linear = self.linear_encoder(lap(x.to(self.linear_encoder.weight.dtype)))
+        mean = linear + ADDED * self.encoder(x)
         return torch.cat([mean, torch.full_like(mean, LOGVAR)], dim=1)
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         coarse = self.coarse(z)
         sample = coarse + self.drawn(z, coarse) if self.config.detail_steps else coarse
+        sample = sharpened(sample, self.config.sharpening)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
+    def linear(self, images_b1hw: torch.Tensor) -> torch.Tensor:
+        """Images as the linear maps alone tell them, (b, 1, h, w): without any training."""
+        with torch.autocast(images_b1hw.device.type, enabled=False):
+            return unlap(self.linear_decoder(self.linear_encoder(lap(images_b1hw))))
+
     def coarse(self, z: torch.Tensor) -> torch.Tensor:
-        """What latents tell of a picture, (b, 1, h, w); never in less than the weights' precision."""
+        """What latents tell of a picture, (b, 1, h, w); its linear part never in less than the weights' precision."""
         with torch.autocast(z.device.type, enabled=False):
-            return unlap(self.linear_decoder(z.to(self.linear_decoder.weight.dtype)))
+            linear = unlap(self.linear_decoder(z.to(self.linear_decoder.weight.dtype)))
+        return linear + MISSED * self.decoder(z)
 
     def free(self, images_b1hw: torch.Tensor) -> torch.Tensor:
-        """What latents tell nothing of: the part of these that is orthogonal to all that is coarse."""
+        """The part of these that the linear map tells nothing of, orthogonal to all that it tells."""
         with torch.autocast(images_b1hw.device.type, enabled=False):
             images = images_b1hw.to(self.linear_encoder.weight.dtype)
             told = conv2d(lap(images), self.linear_encoder.weight, stride=BLOCK)
@@ -121,7 +139,7 @@ class ChestAutoencoder(AutoencoderKL):
     def detail_v(self, noisy: torch.Tensor, coarse: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         """v of noisy detail, (b, 1, h, w), beside its coarse part; `place` (b,) as in `detail_noise`."""
         patches = torch.cat([pixel_unshuffle(noisy, PATCH), pixel_unshuffle(coarse, PATCH)], dim=1)
-        told = self.decoder(patches, 1000 * place, return_dict=False)[0]
+        told = self.detail(patches, 1000 * place, return_dict=False)[0]
         return self.free(pixel_shuffle(told, PATCH))
 
     def drawn(self, z: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
@@ -275,6 +293,19 @@ def pca_reconstruction(
     blocks = pixel_unshuffle(images_bchw, BLOCK).movedim(1, -1) - mean
     told = blocks @ directions.T @ directions + mean
     return pixel_shuffle(told.movedim(-1, 1), BLOCK)
+
+
+def sharpened(images_b1hw: torch.Tensor, amount: float) -> torch.Tensor:
+    """Images less `amount` times their Laplacian: unsharp masking.
+
+    The guess of least error is the mean of all that may be, so its edges are faint. To bring them back this way costs
+    less error than to draw as much detail: it strengthens what is known.
+    """
+    if not amount:
+        return images_b1hw
+    padded = pad(images_b1hw, (1, 1, 1, 1), mode="replicate")
+    down, across = (padded[..., 1:-1].diff(n=2, dim=2), padded[..., 1:-1, :].diff(n=2, dim=3))
+    return images_b1hw - amount * (down + across)
 
 
 def edge_energy(images_bchw: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,7 @@ def model_card(info: ModelInfo, train: Sequence[Record], held_out: Sequence[Reco
 def _measured(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Rows of the table of held-out patients."""
     rows = []
-    if autoencoder := measured.get("detail") or measured.get("autoencoder"):
+    if autoencoder := measured.get("few_detail") or measured.get("detail") or measured.get("autoencoder"):
         count = f"{autoencoder['images']:.0f}"
         rows.append(f"| autoencoder, PSNR | {autoencoder['psnr']:.2f} dB | {count} |")
         rows.append(f"| block PCA with as many numbers, PSNR | {autoencoder['psnr_pca']:.2f} dB | {count} |")

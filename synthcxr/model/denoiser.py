@@ -25,7 +25,7 @@ __all__ = ["ChestUNet", "Gaussian", "ModelMixin", "after", "build_scheduler"]
 
 TIMESTEPS = 1000
 NOISE_OVER_SIGNAL = (0.03, 60.0)
-DIRECTIONS = 128  # of the covariance that are kept as they are, at most half of all
+DIRECTIONS = 64  # of the covariance that are kept as they are, at most half of all
 
 
 def build_scheduler() -> DDPMScheduler:

@@ -27,9 +27,10 @@ class AutoencoderShape(Config):
     """Widths of the embedded autoencoder."""
 
     latent_channels: int = Field(32, ge=1, le=256)
-    channels: tuple[int, ...] = Field((64, 96, 128), description="at 1/4, 1/8 and 1/16 of the resolution")
-    layers: int = Field(1, ge=1)
-    groups: int = Field(16, ge=1)
+    channels: tuple[int, int, int] = Field((64, 64, 64), description="at 1/4, 1/8 and 1/16 of the resolution")
+    layers: int = Field(2, ge=1, description="residual blocks at each of them")
+    detail_channels: tuple[int, int, int] = Field((48, 32, 24), description="of the model of detail, at the same three")
+    groups: int = Field(8, ge=1, description="that the channels of the model of detail are normalised in")
 
 
 class DenoiserShape(Config):
@@ -51,6 +52,7 @@ def build_autoencoder(shape: AutoencoderShape, resolution: int) -> ChestAutoenco
         latent_channels=shape.latent_channels,
         block_out_channels=(4, 16, *shape.channels),
         layers_per_block=shape.layers,
+        detail_channels=shape.detail_channels,
         norm_num_groups=shape.groups,
         sample_size=resolution,
     )

@@ -2,8 +2,9 @@
 
 config.py       what a run needs
 batches.py      which samples a step sees, and the prompts it reads
-autoencoder.py  stage 1
-detail.py       stage 1b: what it draws in many evaluations, in a few
+autoencoder.py  stage 1, transforms beside the linear maps
+detail.py       stage 1b: a model of what these leave out
+few_detail.py   stage 1c: what it draws in many evaluations, in a few
 denoiser.py     stage 2, over cached latents
 distillation.py stage 3: an adapter that draws in a few steps
 classifier.py   stage 4, which judges and screens

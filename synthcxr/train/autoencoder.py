@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder's model of detail, on crops; its encoder is known in closed form."""
+"""Stage 1: the autoencoder's networks, on crops; its linear maps are known in closed form."""
 
 import numpy as np
 import torch
@@ -6,13 +6,11 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from synthcxr.data.corpus import Corpus
-from synthcxr.diffusion import noised, stratified, v_target
 from synthcxr.images import contact_sheet, from_float, to_float
 from synthcxr.model.autoencoder import (
     BLOCK,
     ChestAutoencoder,
     block_pca,
-    detail_noise,
     edge_energy,
     pca_reconstruction,
     psnr,
@@ -25,6 +23,8 @@ from synthcxr.train.config import TrainConfig
 
 PCA_IMAGES = 1000
 SCALE_IMAGES = 256
+CHUNK = 32  # images told at once
+LEAST = 1e-5  # a squared error that is as good as none: twice that of rounding to 256 grey levels
 
 
 class AutoencoderModule(nn.Module):
@@ -34,20 +34,12 @@ class AutoencoderModule(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of v of the detail of each image, (b,).
-
-        Args:
-            images: (b, 1, h, w) in [-1, 1].
-            noise: of the same shape, standard normal.
-            place: (b,) in [0, 1), how much of it, see `detail_noise`.
-        """
-        alpha, sigma = detail_noise(place)
-        with torch.autocast(images.device.type, enabled=False):
-            coarse = self.autoencoder.coarse(self.autoencoder.encode(images).latent_dist.mean)
-            detail, noise = (images - coarse) / self.autoencoder.config.detail_scale, self.autoencoder.free(noise)
-        told = self.autoencoder.detail_v(noised(detail, noise, alpha, sigma), coarse, place)
-        return (told - v_target(detail, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
+    def forward(self, images_b1hw: torch.Tensor) -> torch.Tensor:
+        """Squared error of each image, of that of the linear maps alone, (b,)."""
+        told = self.autoencoder.coarse(self.autoencoder.encode(images_b1hw).latent_dist.mean)
+        linear = self.autoencoder.linear(images_b1hw)
+        error, before = ((part - images_b1hw).square().mean(dim=(1, 2, 3)) for part in (told, linear))
+        return error / (before + LEAST)
 
 
 class AutoencoderStage:
@@ -62,11 +54,14 @@ class AutoencoderStage:
         images = some_images(train, self.items, config.seed, PCA_IMAGES)
         autoencoder = start or self._fresh(images)
         if self.settings.steps:
-            self._prepare_detail(autoencoder, some_images(train, self.items, config.seed, SCALE_IMAGES))
-        # What latents mean never changes; and Adam's steps, as large for all weights, would only shake the linear maps.
-        autoencoder.linear_encoder.requires_grad_(False)
-        autoencoder.linear_decoder.requires_grad_(False)
+            # What is left out is another thing now.
+            autoencoder.register_to_config(detail_steps=0, detail_order=2, sharpening=0.0)
+        # Adam's steps, as large for all weights, would only shake the linear maps.
+        autoencoder.requires_grad_(False)
+        autoencoder.decoder.requires_grad_(True)
+        autoencoder.encoder.requires_grad_(config.new_latents)
         self.module = AutoencoderModule(autoencoder.to(memory_format=torch.channels_last))
+        self.missed = missed_shares(autoencoder, train.pixels, self.items) if self.settings.steps else None
         self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, autoencoder)
 
     def _fresh(self, images: torch.Tensor) -> ChestAutoencoder:
@@ -75,28 +70,19 @@ class AutoencoderStage:
         start_from_pca(autoencoder, images, self.settings.whitening)
         return autoencoder
 
-    @torch.no_grad()
-    def _prepare_detail(self, autoencoder: ChestAutoencoder, images: torch.Tensor) -> None:
-        if not autoencoder.config.detail_steps:  # what has learned detail at one scale goes on at that
-            parts = [part.to(autoencoder.device) for part in images.split(16)]
-            detail = [part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean) for part in parts]
-            autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
-        autoencoder.register_to_config(detail_steps=self.settings.detail_steps, detail_order=2, detail_gain=1.0)
-
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         return [self.train.records[index].id for index in indices]
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
-        """Mean error of v over this process's part of the batch of one step."""
+        """Mean loss over this process's part of the batch of one step."""
         indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+        shares = self.missed[np.searchsorted(self.items, indices)]
         rng = step_rng(self.config.seed, "autoencoder", step)
-        shown, noise = crops(self.train.pixels, indices, self.settings.crop, rng)
-        places = rng.permutation(stratified(torch.from_numpy(rng.random(len(indices)))).numpy())
+        shown = missed_crops(self.train.pixels, indices, shares, self.settings.crop, rng)
         images = to_images(share(shown, rank, processes)).to(device)
-        parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
-        return module(images, *(torch.from_numpy(part).to(device) for part in parts)).mean()
+        return module(images.contiguous(memory_format=torch.channels_last)).mean()
 
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """See `Reconstruction.measured`."""
@@ -108,28 +94,13 @@ class AutoencoderStage:
 
     @torch.no_grad()
     def finish(self, device: torch.device) -> ChestAutoencoder:
-        """The trained autoencoder, with the scaling factor of its latents and the gain of its detail."""
+        """The trained autoencoder, with the scaling factor of its latents; the denoiser of `start` knows its own."""
         autoencoder = self.module.autoencoder
-        images = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES)
         if not self.config.start:
+            images = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES)
             latents = [autoencoder.encode(part.to(device)).latent_dist.mean for part in images.split(16)]
             autoencoder.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
-        if self.settings.steps:
-            set_gain(autoencoder, images, device)
         return autoencoder
-
-
-@torch.no_grad()
-def set_gain(autoencoder: ChestAutoencoder, images_b1hw: torch.Tensor, device: torch.device) -> None:
-    """Make detail as loud as that of these images: by the upper quartile of its energy in blocks, where some shows."""
-    real, drawn = [], []
-    for part in images_b1hw.to(device).split(16):
-        latents = autoencoder.encode(part).latent_dist.mean
-        coarse = autoencoder.coarse(latents)
-        for energies, detail in ((real, part - coarse), (drawn, autoencoder.drawn(latents, coarse).float())):
-            energies.append(avg_pool2d(detail.square(), BLOCK))
-    gain = (torch.cat(real).quantile(0.75) / torch.cat(drawn).quantile(0.75)).sqrt().item()
-    autoencoder.register_to_config(detail_gain=round(gain * autoencoder.config.detail_gain, 3))
 
 
 class Reconstruction:
@@ -171,19 +142,35 @@ def some_images(train: Corpus, items: np.ndarray, seed: int, count: int) -> torc
     return to_images(train.pixels[np.sort(sample)])
 
 
-def crops(
-    pixels: np.ndarray, indices: np.ndarray, crop: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A square of each of these images, uint8 (b, crop, crop), and noise for it, float32 (b, 1, crop, crop).
+@torch.no_grad()
+def missed_shares(autoencoder: ChestAutoencoder, pixels: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """The share of each block in what the linear maps miss of these images, float32 (items, h / 16, w / 16)."""
+    shares = []
+    for start in range(0, len(items), CHUNK):
+        images = to_images(pixels[items[start : start + CHUNK]]).to(autoencoder.device)
+        errors = avg_pool2d((images - autoencoder.linear(images)).square() + LEAST, BLOCK)[:, 0]
+        shares.append((errors / errors.sum(dim=(1, 2), keepdim=True)).cpu().numpy())
+    return np.concatenate(shares)
 
-    Of images that are smaller, all. Squares are drawn as if they might lie beyond the picture, by up to their side, and
-    are moved into it: of those drawn inside, hardly one in a hundred would show the letters in a corner.
+
+def missed_crops(
+    pixels: np.ndarray, indices: np.ndarray, shares: np.ndarray, crop: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A square of each of these images, uint8 (b, crop, crop), drawn by what is missed in it; see `missed_shares`.
+
+    A twentieth of the blocks, letters and borders, holds nearly half of the error: squares drawn evenly would hardly
+    ever show them. As errors count by what the linear maps miss of the square, the mean over squares is again that over
+    the picture (importance sampling), but that squares are moved into it: blocks at its rim count about half.
     """
     size = pixels.shape[-1]
-    crop = min(crop, size)
-    corners = rng.integers(-crop, size + 1, (len(indices), 2)).clip(0, size - crop)
-    squares = [pixels[i, y : y + crop, x : x + crop] for i, (y, x) in zip(indices, corners, strict=True)]
-    return np.stack(squares), rng.standard_normal((len(indices), 1, crop, crop), dtype=np.float32)
+    crop, blocks = min(crop, size), size // BLOCK
+    squares = []
+    for index, errors in zip(indices, shares, strict=True):
+        block = min(np.searchsorted(errors.ravel().cumsum(), rng.random()), blocks**2 - 1)
+        corner = np.array(divmod(block, blocks)) * BLOCK - rng.integers(0, crop - BLOCK + 1, 2)
+        y, x = corner.clip(0, size - crop)
+        squares.append(pixels[index, y : y + crop, x : x + crop])
+    return np.stack(squares)
 
 
 def to_images(pixels: np.ndarray) -> torch.Tensor:

@@ -37,21 +37,43 @@ class StageConfig(Config):
 
 
 class AutoencoderConfig(StageConfig):
-    """Stage 1, detail, on crops of images that are native at the resolution or above."""
+    """Stage 1, the autoencoder's networks, on crops of images that are native at the resolution or above.
 
-    steps: int = Field(1500, ge=0)
+    Going on from a model by some steps leaves its model of detail out: `detail` has to learn what is left out now.
+    """
+
+    steps: int = Field(3000, ge=0)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    decay: float = Field(0.4, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    validation_images: int = Field(64, ge=1)
+    shape: AutoencoderShape = AutoencoderShape()
+    crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
+    sharpening: float = Field(
+        0.06, ge=0, lt=0.125, description="of pictures with detail, see model.autoencoder.sharpened"
+    )
+    edges: float = Field(0.91, gt=0, description="energy of their edges, of the real; detail is as loud as that takes")
+    whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
+    keep_encoder: bool = Field(
+        True, description="with start: latents keep their meaning; false: the denoiser must learn new ones"
+    )
+
+
+class DetailConfig(StageConfig):
+    """Stage 1b, the model of what the autoencoder leaves out; left out by default."""
+
+    steps: int = Field(0, ge=0)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     decay: float = Field(0.5, ge=0, le=1)
     validation_images: int = Field(64, ge=1)
-    shape: AutoencoderShape = AutoencoderShape()
     crop: int = Field(128, ge=32, multiple_of=16, description="pixels")
-    detail_steps: int = Field(4, ge=1, description="evaluations that draw detail afterwards; not with steps=0")
-    whitening: float = Field(0.0, ge=0, le=1, description="of the latents, see model.autoencoder.start_from_pca")
+    evaluations: int = Field(4, ge=1, description="that draw detail afterwards")
 
 
-class DetailConfig(StageConfig):
-    """Stage 1b, as many evaluations' detail in a few; left out by default."""
+class FewDetailConfig(StageConfig):
+    """Stage 1c, as many evaluations' detail in a few; left out by default."""
 
     steps: int = Field(0, ge=0)
     batch_size: int = Field(8, ge=1, description="crops, over all processes; each is met once at every evaluation")
@@ -63,7 +85,7 @@ class DetailConfig(StageConfig):
     teacher_steps: int = Field(16, ge=2, description="evaluations that it learns from, a multiple of those")
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> "DetailConfig":
+    def _whole_steps(self) -> "FewDetailConfig":
         if self.teacher_steps % self.evaluations or self.teacher_steps == self.evaluations:
             raise ValueError(
                 f"teacher_steps = {self.teacher_steps} must be a multiple of evaluations = {self.evaluations}, twice "
@@ -225,8 +247,8 @@ class TrainConfig(Config):
     output: Path
     start: Path | None = Field(
         None,
-        description="MODEL folder to go on from. Its encoder stays as it is, so that latents keep their meaning: "
-        "stage 1 trains its model of detail alone. None: begin at random",
+        description="MODEL folder to go on from. Its encoder stays as it is, so that latents keep their meaning, but "
+        "with autoencoder.keep_encoder=false. None: begin at random",
     )
     resolution: int = Field(256, ge=32, multiple_of=32)
     per_patient: int = Field(5, ge=1, description="images of one patient at most: long series would rule")
@@ -242,16 +264,22 @@ class TrainConfig(Config):
     base: BaseConfig | None = Field(None, description="an open model to retrain; None: the embedded architecture")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     detail: DetailConfig = DetailConfig()
+    few_detail: FewDetailConfig = FewDetailConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     distillation: DistillationConfig = DistillationConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
 
+    @property
+    def new_latents(self) -> bool:
+        """Whether latents don't mean what they did in `start`."""
+        return self.start is None or (self.autoencoder.steps > 0 and not self.autoencoder.keep_encoder)
+
     @model_validator(mode="after")
     def _one_architecture(self) -> "TrainConfig":
         if self.base and self.start:
             raise ValueError("start is for the embedded architecture; a base goes on from base.model")
-        for stage in ("detail", "distillation", "classifier"):
+        for stage in ("detail", "few_detail", "distillation", "classifier"):
             if self.base and getattr(self, stage).steps:
                 raise ValueError(f"{stage}.steps is for the embedded architecture; leave it out with a base")
         return self

@@ -96,13 +96,14 @@ class DenoiserStage:
         self.module = DenoiserModule(unet.to(memory_format=torch.channels_last), text_encoder)
         rng = np.random.default_rng(config.seed)
         self.checked = rng.permutation(len(validation.records))[: self.settings.validation_images]
-        tag = module_hash(autoencoder.linear_encoder)  # which alone decides the latents
+        # What decides the latents: these two, not how they are told.
+        tag = module_hash(nn.ModuleList([autoencoder.linear_encoder, autoencoder.encoder]))
         self.latents, self.checked_latents = (
             _cached_latents(cache, tag, corpus, variants, config.seed, autoencoder, accelerator)
             for corpus, variants in ((train, self.settings.variants), (validation, 1))
         )
-        if not start:
-            unet.gaussian.fit(self._clean_latents())
+        if config.new_latents:
+            unet.gaussian.fit(self._clean_latents().to(unet.device))
         self.weights = channel_weights(unet.gaussian.power.cpu(), self.scheduler.alphas_cumprod, self.settings.balance)
 
     def _clean_latents(self) -> torch.Tensor:

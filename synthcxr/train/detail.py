@@ -1,61 +1,41 @@
-"""Stage 1b: the autoencoder draws in a few evaluations the detail that it draws in many.
+"""Stage 1b: the autoencoder's model of detail, on crops."""
 
-Its decoder learns whole steps of the way from noise to detail (Salimans and Ho 2022, section 3, in one go instead of
-by halves), from the ways that it went itself as stage 1 left it.
-"""
-
-import copy
+import math
 
 import numpy as np
 import torch
 from torch import nn
 
 from synthcxr.data.corpus import Corpus
-from synthcxr.diffusion import ddim_step
-from synthcxr.errors import RunError
-from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, detail_places
-from synthcxr.train.autoencoder import (
-    PCA_IMAGES,
-    SCALE_IMAGES,
-    Reconstruction,
-    crops,
-    set_gain,
-    some_images,
-    to_images,
-)
+from synthcxr.diffusion import noised, stratified, v_target
+from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, edge_energy, sharpened
+from synthcxr.train.autoencoder import PCA_IMAGES, SCALE_IMAGES, Reconstruction, some_images, to_images
 from synthcxr.train.batches import batch_items, share, step_rng
-from synthcxr.train.config import TrainConfig
+from synthcxr.train.config import AutoencoderConfig, TrainConfig
 
 
 class DetailModule(nn.Module):
     """The whole loss in one module, so that a wrapper for several processes sees it."""
 
-    def __init__(self, student: ChestAutoencoder, teacher: ChestAutoencoder, teacher_steps: int):
+    def __init__(self, autoencoder: ChestAutoencoder):
         super().__init__()
-        self.autoencoder = student
-        self._teacher, self.teacher_steps = (teacher,), teacher_steps  # in a tuple: no part of what is trained
+        self.autoencoder = autoencoder
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of v of each whole step for each image, (steps * b,).
+    def forward(self, images: torch.Tensor, noise: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of v of the detail of each image, (b,).
 
         Args:
             images: (b, 1, h, w) in [-1, 1].
             noise: of the same shape, standard normal.
+            place: (b,) in [0, 1), how much of it, see `detail_noise`.
         """
-        teacher, steps = self._teacher[0].to(images.device), self.autoencoder.config.detail_steps
-        with torch.no_grad():
-            with torch.autocast(images.device.type, enabled=False):
-                coarse = teacher.coarse(teacher.encode(images).latent_dist.mean)
-            way = list(teacher.detail_way(teacher.free(noise), coarse, self.teacher_steps))
-            met = [seen for seen, _ in way[:: self.teacher_steps // steps]] + [way[-1][1]]
-        place = detail_places(steps).repeat_interleave(len(images)).to(images.device)
         alpha, sigma = detail_noise(place)
-        last = torch.ones_like(alpha[: len(images)])  # there alpha is 1, and sigma 0
-        then = torch.cat([alpha[len(images) :], last]), torch.cat([sigma[len(images) :], 0 * last])
-        kept, turned = ddim_step((alpha, sigma), then)
-        begin, end = torch.cat(met[:-1]), torch.cat(met[1:])
-        told = self.autoencoder.detail_v(begin, coarse.repeat(steps, 1, 1, 1), place)
-        return (told - (end - kept * begin) / turned).square().mean(dim=(1, 2, 3))
+        with torch.no_grad():
+            coarse = self.autoencoder.coarse(self.autoencoder.encode(images).latent_dist.mean)
+            detail = self.autoencoder.free(images - coarse) / self.autoencoder.config.detail_scale
+            noise = self.autoencoder.free(noise)
+        told = self.autoencoder.detail_v(noised(detail, noise, alpha, sigma), coarse, place)
+        return (told - v_target(detail, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
 
 
 class DetailStage:
@@ -63,29 +43,38 @@ class DetailStage:
 
     name = "detail"
 
-    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, teacher: ChestAutoencoder):
+    def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, autoencoder: ChestAutoencoder):
         self.config, self.settings, self.train = config, config.detail, train
         self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
-        student = student_of(teacher, self.settings.evaluations)
-        self.module = DetailModule(student.to(memory_format=torch.channels_last), teacher, self.settings.teacher_steps)
+        if not autoencoder.config.detail_steps:  # what has learned detail at one scale goes on at that
+            self._set_scale(autoencoder)
+        autoencoder.register_to_config(detail_steps=self.settings.evaluations, detail_order=2, detail_gain=1.0)
+        autoencoder.requires_grad_(False).detail.requires_grad_(True)
+        self.module = DetailModule(autoencoder.to(memory_format=torch.channels_last))
         images = some_images(train, self.items, config.seed, PCA_IMAGES)
-        self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, student)
+        self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, autoencoder)
+
+    @torch.no_grad()
+    def _set_scale(self, autoencoder: ChestAutoencoder) -> None:
+        images, detail = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES), []
+        for part in images.to(autoencoder.device).split(16):
+            detail.append(autoencoder.free(part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean)))
+        autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
-        return [self.train.records[index].id for index in self._items(step)]
-
-    def _items(self, step: int) -> np.ndarray:
-        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+        return [self.train.records[index].id for index in indices]
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
-        """Mean error of v of whole steps over this process's part of the batch of one step."""
+        """Mean error of v over this process's part of the batch of one step."""
+        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
         rng = step_rng(self.config.seed, "detail", step)
-        shown, noise = (
-            share(part, rank, processes)
-            for part in crops(self.train.pixels, self._items(step), self.settings.crop, rng)
-        )
-        return module(to_images(shown).to(device), torch.from_numpy(noise).to(device)).mean()
+        shown, noise = crops(self.train.pixels, indices, self.settings.crop, rng)
+        places = rng.permutation(stratified(torch.from_numpy(rng.random(len(indices)))).numpy())
+        images = to_images(share(shown, rank, processes)).to(device)
+        parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
+        return module(images, *(torch.from_numpy(part).to(device) for part in parts)).mean()
 
     def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """See `Reconstruction.measured`."""
@@ -96,21 +85,44 @@ class DetailStage:
         return self.reconstruction.sheet(module.autoencoder, device)
 
     def finish(self, device: torch.device) -> ChestAutoencoder:
-        """The student, with the gain of its detail."""
+        """The autoencoder, with the gain of its detail."""
         images = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES)
-        set_gain(self.module.autoencoder, images, device)
+        set_gain(self.module.autoencoder, images, self.config.autoencoder)
         return self.module.autoencoder
 
 
-def student_of(teacher: ChestAutoencoder, evaluations: int) -> ChestAutoencoder:
-    """A copy that draws detail in so few evaluations, as DDIM; its decoder is to be trained.
+@torch.no_grad()
+def set_gain(autoencoder: ChestAutoencoder, images_b1hw: torch.Tensor, settings: AutoencoderConfig) -> None:
+    """Have pictures sharpened, and detail as loud as it takes for edges to have their share of the real ones' energy.
 
-    Raises:
-        RunError: the teacher draws no detail.
+    Energy is a quadratic form: with c the edges of what is told, d those of detail and r those of real images, the gain
+    g solves mean(c.c / r.r) + 2 g mean(c.d / r.r) + g^2 mean(d.d / r.r) = settings.edges; 0 where that is met already.
     """
-    if not teacher.config.detail_steps:
-        raise RunError("detail.steps needs an autoencoder that draws detail; give autoencoder.steps, or detail.steps=0")
-    student = copy.deepcopy(teacher).requires_grad_(False)
-    student.register_to_config(detail_steps=evaluations, detail_order=1, detail_gain=1.0)
-    student.decoder.requires_grad_(True)
-    return student
+    autoencoder.register_to_config(detail_gain=1.0)
+    parts = []
+    for real in images_b1hw.to(autoencoder.device).split(16):
+        latents = autoencoder.encode(real).latent_dist.mean
+        coarse = autoencoder.coarse(latents)
+        drawn = autoencoder.drawn(latents, coarse).float()
+        told, both, detail = (
+            edge_energy(sharpened(one, settings.sharpening)) for one in (coarse, coarse + drawn, drawn)
+        )
+        parts.append(torch.stack([told, (both - told - detail) / 2, detail]) / edge_energy(real))
+    told, mixed, detail = torch.cat(parts, dim=1).double().mean(dim=1).tolist()
+    gain = (math.sqrt(max(mixed**2 + detail * (settings.edges - told), 0)) - mixed) / detail
+    autoencoder.register_to_config(detail_gain=round(max(gain, 0), 3), sharpening=settings.sharpening)
+
+
+def crops(
+    pixels: np.ndarray, indices: np.ndarray, crop: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square of each of these images, uint8 (b, crop, crop), and noise for it, float32 (b, 1, crop, crop).
+
+    Of images that are smaller, all. Squares are drawn as if they might lie beyond the picture, by up to their side, and
+    are moved into it: of those drawn inside, hardly one in a hundred would show the letters in a corner.
+    """
+    size = pixels.shape[-1]
+    crop = min(crop, size)
+    corners = rng.integers(-crop, size + 1, (len(indices), 2)).clip(0, size - crop)
+    squares = [pixels[i, y : y + crop, x : x + crop] for i, (y, x) in zip(indices, corners, strict=True)]
+    return np.stack(squares), rng.standard_normal((len(indices), 1, crop, crop), dtype=np.float32)

@@ -26,13 +26,14 @@ from synthcxr.train.contrastive import ContrastiveStage
 from synthcxr.train.denoiser import DenoiserStage
 from synthcxr.train.detail import DetailStage
 from synthcxr.train.distillation import DistillationStage
+from synthcxr.train.few_detail import FewDetailStage
 from synthcxr.train.loop import Trainer
 from synthcxr.train.machine import accelerator_of, hours, processors
 from synthcxr.train.parallel import divides
 
 log = logging.getLogger(__name__)
-TrainedPart = AutoencoderStage | DetailStage | DistillationStage | ClassifierStage | ContrastiveStage
-PARTS = ("autoencoder", "detail", "denoiser", "distillation", "classifier", "contrastive")
+TrainedPart = AutoencoderStage | DetailStage | FewDetailStage | DistillationStage | ClassifierStage | ContrastiveStage
+PARTS = ("autoencoder", "detail", "few_detail", "denoiser", "distillation", "classifier", "contrastive")
 MAY_CHANGE = tuple(f"{part}.steps" for part in PARTS)  # see loop.Trainer._resume
 
 
@@ -106,31 +107,21 @@ def _autoencoder(
     config: TrainConfig, train: Corpus, validation: Corpus, accelerator: Accelerator, folder: Run,
     start: Model | None,
 ) -> ChestAutoencoder:  # fmt: skip
-    """The autoencoder of earlier runs of its two stages, or else of runs now; always read back from its files."""
-    path = folder.folder / "autoencoder" / "model"
-    if not path.exists():
-        _train_part(
-            AutoencoderStage(config, train, validation, start.pipeline.vae if start else None),
-            accelerator,
-            folder,
-            path,
-        )
-        _release(accelerator)
-    told, path = _read(path, accelerator), folder.folder / "detail" / "model"
-    if path.exists():
-        return _read(path, accelerator)
-    if config.detail.steps and told.config.detail_order == 1:
-        log.info("detail is left out: that of %s is drawn in %d evaluations", config.start, told.config.detail_steps)
-    elif config.detail.steps:
-        _train_part(DetailStage(config, train, validation, told), accelerator, folder, path)
-        _release(accelerator)
-        return _read(path, accelerator)
+    """The autoencoder of earlier runs of its three stages, or else of runs now; always read back from its files."""
+    told = start.pipeline.vae if start else None
+    for stage in (AutoencoderStage, DetailStage, FewDetailStage):
+        path = folder.folder / stage.name / "model"
+        if stage is not AutoencoderStage and not getattr(config, stage.name).steps:
+            continue
+        if stage is FewDetailStage and told.config.detail_order == 1:
+            log.info("few_detail is left out: %s draws detail in %d already", config.start, told.config.detail_steps)
+            continue
+        if not path.exists():
+            _train_part(stage(config, train, validation, told), accelerator, folder, path)
+            _release(accelerator)
+        told = ChestAutoencoder.from_pretrained(path, use_safetensors=True)
+        told.requires_grad_(False).eval().to(accelerator.device)
     return told
-
-
-def _read(path: Path, accelerator: Accelerator) -> ChestAutoencoder:
-    autoencoder = ChestAutoencoder.from_pretrained(path, use_safetensors=True)
-    return autoencoder.requires_grad_(False).eval().to(accelerator.device)
 
 
 def _release(accelerator: Accelerator) -> None:
@@ -154,7 +145,7 @@ def _few_step(
         with accelerator.main_process_first(), accelerator.autocast():  # it draws pictures
             stage = DistillationStage(config, train, validation, model, config.output / "cache", begin)
         _train_part(stage, accelerator, folder, path, half=True)
-    if not path.exists() and config.start and not config.denoiser.steps:
+    if not path.exists() and not config.new_latents and not config.denoiser.steps:
         path = resolve(config.start) / FEW_STEP
     return path if path.exists() else None
 
