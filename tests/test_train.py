@@ -359,12 +359,7 @@ def test_two_processes_train_like_one(straight, tiny_dataset, tmp_path):
     assert result.returncode == 0, result.stderr[-500:] + run.said[-1500:]
     assert run.batches() == straight.batches()  # of both processes, in each step
     assert len((run.path / "batches.jsonl").read_text().splitlines()) == 2 * len(run.batches())
-    for stage in (
-        "autoencoder",
-        "detail",
-        "few_detail",
-        "denoiser",
-    ):  # the classifier normalises over the images of one process
+    for stage in STAGES[:4]:  # the classifier normalises over the images of one process
         ours, theirs = run.logged(f"{stage}/step", "loss"), straight.logged(f"{stage}/step", "loss")
         assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
         assert ours == pytest.approx(theirs, rel=0.05)

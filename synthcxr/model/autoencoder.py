@@ -107,9 +107,7 @@ class ChestAutoencoder(AutoencoderKL):
         )
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            linear = self.linear_encoder(lap(x.to(self.linear_encoder.weight.dtype)))
-        mean = linear + ADDED * self.encoder(x)
+        mean = self._linear_latents(x) + ADDED * self.encoder(x)
         return torch.cat([mean, torch.full_like(mean, LOGVAR)], dim=1)
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
@@ -120,14 +118,20 @@ class ChestAutoencoder(AutoencoderKL):
 
     def linear(self, images_b1hw: torch.Tensor) -> torch.Tensor:
         """Images as the linear maps alone tell them, (b, 1, h, w): without any training."""
-        with torch.autocast(images_b1hw.device.type, enabled=False):
-            return unlap(self.linear_decoder(self.linear_encoder(lap(images_b1hw))))
+        return self._linear_picture(self._linear_latents(images_b1hw))
+
+    # Never in less than the weights' precision: errors of bfloat16 are as large as what the networks are to tell.
+    def _linear_latents(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return self.linear_encoder(lap(images.to(self.linear_encoder.weight.dtype)))
+
+    def _linear_picture(self, z: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            return unlap(self.linear_decoder(z.to(self.linear_decoder.weight.dtype)))
 
     def coarse(self, z: torch.Tensor) -> torch.Tensor:
-        """What latents tell of a picture, (b, 1, h, w); its linear part never in less than the weights' precision."""
-        with torch.autocast(z.device.type, enabled=False):
-            linear = unlap(self.linear_decoder(z.to(self.linear_decoder.weight.dtype)))
-        return linear + MISSED * self.decoder(z)
+        """What latents tell of a picture, (b, 1, h, w)."""
+        return self._linear_picture(z) + MISSED * self.decoder(z)
 
     def free(self, images_b1hw: torch.Tensor) -> torch.Tensor:
         """The part of these that the linear map tells nothing of, orthogonal to all that it tells."""

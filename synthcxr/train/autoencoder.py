@@ -42,7 +42,30 @@ class AutoencoderModule(nn.Module):
         return error / (before + LEAST)
 
 
-class AutoencoderStage:
+class ReconstructingStage:
+    """What the stages of the autoencoder share: images by index, and held-out ones that they are measured on."""
+
+    train: Corpus
+    reconstruction: "Reconstruction"
+
+    def _indices(self, step: int) -> np.ndarray:
+        """Of the images of a step."""
+        raise NotImplementedError
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the images of a step, for error messages."""
+        return [self.train.records[index].id for index in self._indices(step)]
+
+    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """See `Reconstruction.measured`."""
+        return self.reconstruction.measured(module.autoencoder, device)
+
+    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
+        """See `Reconstruction.sheet`."""
+        return self.reconstruction.sheet(module.autoencoder, device)
+
+
+class AutoencoderStage(ReconstructingStage):
     """What the loop asks of a stage; see loop.Stage."""
 
     name = "autoencoder"
@@ -50,7 +73,7 @@ class AutoencoderStage:
     def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, start: ChestAutoencoder | None = None):
         self.config, self.settings = config, config.autoencoder
         self.train, self.validation = train, validation
-        self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
+        self.items = sharp_items(train)
         images = some_images(train, self.items, config.seed, PCA_IMAGES)
         autoencoder = start or self._fresh(images)
         if self.settings.steps:
@@ -70,27 +93,17 @@ class AutoencoderStage:
         start_from_pca(autoencoder, images, self.settings.whitening)
         return autoencoder
 
-    def sample_ids(self, step: int) -> list[str]:
-        """Ids of the images of a step, for error messages."""
-        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
-        return [self.train.records[index].id for index in indices]
+    def _indices(self, step: int) -> np.ndarray:
+        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean loss over this process's part of the batch of one step."""
-        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+        indices = self._indices(step)
         shares = self.missed[np.searchsorted(self.items, indices)]
         rng = step_rng(self.config.seed, "autoencoder", step)
         shown = missed_crops(self.train.pixels, indices, shares, self.settings.crop, rng)
         images = to_images(share(shown, rank, processes)).to(device)
         return module(images.contiguous(memory_format=torch.channels_last)).mean()
-
-    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """See `Reconstruction.measured`."""
-        return self.reconstruction.measured(module.autoencoder, device)
-
-    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
-        """See `Reconstruction.sheet`."""
-        return self.reconstruction.sheet(module.autoencoder, device)
 
     @torch.no_grad()
     def finish(self, device: torch.device) -> ChestAutoencoder:
@@ -107,8 +120,7 @@ class Reconstruction:
     """How well held-out images are told from their latents, beside the block PCA of training images."""
 
     def __init__(self, validation: Corpus, count: int, images_b1hw: torch.Tensor, autoencoder: ChestAutoencoder):
-        sharp = validation.sharp if len(validation.sharp) else np.arange(len(validation.records))
-        self.validation, self.checked = validation, sharp[:count]
+        self.validation, self.checked = validation, sharp_items(validation)[:count]
         self.pca = block_pca(images_b1hw, autoencoder.config.latent_channels)
 
     @torch.no_grad()
@@ -134,6 +146,11 @@ class Reconstruction:
 
 def _told(autoencoder: ChestAutoencoder, images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return autoencoder.decode(autoencoder.encode(images.to(device)).latent_dist.mean).sample.float().cpu()
+
+
+def sharp_items(corpus: Corpus) -> np.ndarray:
+    """Indices of images that are native at the resolution or above; of all, where none is."""
+    return corpus.sharp if len(corpus.sharp) else np.arange(len(corpus.records))
 
 
 def some_images(train: Corpus, items: np.ndarray, seed: int, count: int) -> torch.Tensor:

@@ -9,7 +9,15 @@ from torch import nn
 from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import noised, stratified, v_target
 from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, edge_energy, sharpened
-from synthcxr.train.autoencoder import PCA_IMAGES, SCALE_IMAGES, Reconstruction, some_images, to_images
+from synthcxr.train.autoencoder import (
+    PCA_IMAGES,
+    SCALE_IMAGES,
+    ReconstructingStage,
+    Reconstruction,
+    sharp_items,
+    some_images,
+    to_images,
+)
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import AutoencoderConfig, TrainConfig
 
@@ -38,14 +46,14 @@ class DetailModule(nn.Module):
         return (told - v_target(detail, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
 
 
-class DetailStage:
+class DetailStage(ReconstructingStage):
     """What the loop asks of a stage; see loop.Stage."""
 
     name = "detail"
 
     def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, autoencoder: ChestAutoencoder):
         self.config, self.settings, self.train = config, config.detail, train
-        self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
+        self.items = sharp_items(train)
         if not autoencoder.config.detail_steps:  # what has learned detail at one scale goes on at that
             self._set_scale(autoencoder)
         autoencoder.register_to_config(detail_steps=self.settings.evaluations, detail_order=2, detail_gain=1.0)
@@ -61,28 +69,18 @@ class DetailStage:
             detail.append(autoencoder.free(part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean)))
         autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
 
-    def sample_ids(self, step: int) -> list[str]:
-        """Ids of the images of a step, for error messages."""
-        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
-        return [self.train.records[index].id for index in indices]
+    def _indices(self, step: int) -> np.ndarray:
+        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean error of v over this process's part of the batch of one step."""
-        indices = batch_items(self.items, self.config.seed, step, self.settings.batch_size)
+        indices = self._indices(step)
         rng = step_rng(self.config.seed, "detail", step)
         shown, noise = crops(self.train.pixels, indices, self.settings.crop, rng)
         places = rng.permutation(stratified(torch.from_numpy(rng.random(len(indices)))).numpy())
         images = to_images(share(shown, rank, processes)).to(device)
         parts = (share(part, rank, processes) for part in (noise, places.astype(np.float32)))
         return module(images, *(torch.from_numpy(part).to(device) for part in parts)).mean()
-
-    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """See `Reconstruction.measured`."""
-        return self.reconstruction.measured(module.autoencoder, device)
-
-    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
-        """See `Reconstruction.sheet`."""
-        return self.reconstruction.sheet(module.autoencoder, device)
 
     def finish(self, device: torch.device) -> ChestAutoencoder:
         """The autoencoder, with the gain of its detail."""

@@ -14,10 +14,10 @@ from synthcxr.data.corpus import Corpus
 from synthcxr.diffusion import ddim_step
 from synthcxr.errors import RunError
 from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, detail_places
-from synthcxr.train.autoencoder import PCA_IMAGES, SCALE_IMAGES, Reconstruction, some_images, to_images
+from synthcxr.train.autoencoder import PCA_IMAGES, Reconstruction, sharp_items, some_images, to_images
 from synthcxr.train.batches import batch_items, share, step_rng
 from synthcxr.train.config import TrainConfig
-from synthcxr.train.detail import crops, set_gain
+from synthcxr.train.detail import DetailStage, crops
 
 
 class FewDetailModule(nn.Module):
@@ -50,25 +50,20 @@ class FewDetailModule(nn.Module):
         return (told - (end - kept * begin) / turned).square().mean(dim=(1, 2, 3))
 
 
-class FewDetailStage:
-    """What the loop asks of a stage; see loop.Stage."""
+class FewDetailStage(DetailStage):
+    """What the loop asks of a stage; see loop.Stage. It ends as `DetailStage` does."""
 
     name = "few_detail"
 
     def __init__(self, config: TrainConfig, train: Corpus, validation: Corpus, teacher: ChestAutoencoder):
         self.config, self.settings, self.train = config, config.few_detail, train
-        self.items = train.sharp if len(train.sharp) else np.arange(len(train.records))
-        student = student_of(teacher, self.settings.evaluations)
-        student = student.to(memory_format=torch.channels_last)
+        self.items = sharp_items(train)
+        student = student_of(teacher, self.settings.evaluations).to(memory_format=torch.channels_last)
         self.module = FewDetailModule(student, teacher, self.settings.teacher_steps)
         images = some_images(train, self.items, config.seed, PCA_IMAGES)
         self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, student)
 
-    def sample_ids(self, step: int) -> list[str]:
-        """Ids of the images of a step, for error messages."""
-        return [self.train.records[index].id for index in self._items(step)]
-
-    def _items(self, step: int) -> np.ndarray:
+    def _indices(self, step: int) -> np.ndarray:
         return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
@@ -76,23 +71,9 @@ class FewDetailStage:
         rng = step_rng(self.config.seed, "few detail", step)
         shown, noise = (
             share(part, rank, processes)
-            for part in crops(self.train.pixels, self._items(step), self.settings.crop, rng)
+            for part in crops(self.train.pixels, self._indices(step), self.settings.crop, rng)
         )
         return module(to_images(shown).to(device), torch.from_numpy(noise).to(device)).mean()
-
-    def validate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """See `Reconstruction.measured`."""
-        return self.reconstruction.measured(module.autoencoder, device)
-
-    def sheet(self, module: nn.Module, device: torch.device) -> np.ndarray:
-        """See `Reconstruction.sheet`."""
-        return self.reconstruction.sheet(module.autoencoder, device)
-
-    def finish(self, device: torch.device) -> ChestAutoencoder:
-        """The student, with the gain of its detail."""
-        images = some_images(self.train, self.items, self.config.seed, SCALE_IMAGES)
-        set_gain(self.module.autoencoder, images, self.config.autoencoder)
-        return self.module.autoencoder
 
 
 def student_of(teacher: ChestAutoencoder, evaluations: int) -> ChestAutoencoder:
