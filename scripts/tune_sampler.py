@@ -2,11 +2,12 @@
 
     python scripts/tune_sampler.py MODEL [--data DATASET] [--images 128] [--write] [--settings SETTING ...]
 
-A SETTING is SAMPLER:STEPS:GUIDANCE:GUIDED:RESCALE, such as dpm++:20:2:0.5:0; without any, a grid of them is tried. Each
-draws pictures of the same conditions with the same seeds. What is printed: the kernel distance to all validation images
-in features of the model's classifier (lower is better, of real ones 0), coverage, and how well the classifier finds in
-the pictures what was asked, with 95% intervals. --write puts the setting with the smallest kernel distance into the
-model's synthcxr.json, or one that needs fewer evaluations of the network and isn't worse beyond its interval.
+A SETTING is SAMPLER:STEPS:GUIDANCE:GUIDED:RESCALE:FINDINGS:LEVEL, such as dpm++:20:2:0.5:0:1:true; what is left out at
+its end is as the model's own settings say. Without any, a grid of them is tried. Each draws pictures of the same
+conditions with the same seeds. What is printed: the kernel distance to all validation images in features of the model's
+classifier (lower is better, of real ones 0), coverage, and how well the classifier finds in the pictures what was
+asked, with 95% intervals. --write puts the setting with the smallest kernel distance into the model's synthcxr.json, or
+one that needs fewer evaluations of the network and isn't worse beyond its interval.
 """
 
 import argparse
@@ -40,8 +41,8 @@ GRID = [
 
 
 def evaluations(settings: SamplerSettings) -> int:
-    """Evaluations of the network that a picture takes."""
-    return settings.steps + settings.guided_steps
+    """Evaluations of the network that a picture takes, of one with findings."""
+    return settings.steps + settings.guided_steps * (2 if settings.finding_guidance else 1)
 
 
 def drawn(model: Model, records: list[Record], settings: SamplerSettings) -> tuple[list[np.ndarray], float]:
@@ -78,7 +79,8 @@ def main() -> None:
     real = judge.read(from_float(to_square(to_float(dataset.read(one)), size)) for one in held_out).features
     records = chosen(dataset, "validate", asked.images, seed=1)
     fields = list(SamplerSettings.model_fields)
-    grid = [SamplerSettings(**dict(zip(fields, one.split(":"), strict=True))) for one in asked.settings] or GRID
+    given = [SamplerSettings(**dict(zip(fields, one.split(":"), strict=False))) for one in asked.settings] or GRID
+    grid = [one.settled(model.info.sampler, model.info.few_steps) for one in given]
     found: list[tuple[SamplerSettings, Score]] = []
     for settings in grid:
         pictures, rate = drawn(model, records, settings)

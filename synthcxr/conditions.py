@@ -116,6 +116,11 @@ class Condition(Config):
     view: View | None = None
     text: str | None = None
 
+    @property
+    def present(self) -> set[Finding]:
+        """Findings that are there, "No Finding" left out."""
+        return {finding for finding, state in self.findings.items() if state.state == "present"} - {Finding.NO_FINDING}
+
     @field_validator("findings", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:

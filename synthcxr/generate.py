@@ -1,6 +1,7 @@
 """Generator: requests in, pictures out. A picture depends on model, condition, seed and settings alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ from tqdm import tqdm
 from synthcxr.conditions import Condition, to_prompt
 from synthcxr.config import Config
 from synthcxr.diffusion import image_noise, step_generators
+from synthcxr.errors import ModelError
 from synthcxr.images import from_float
 from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model
+from synthcxr.model.guidance import guided, without_findings
 from synthcxr.model.prompts import PromptEmbeddings, embed, rare, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
 from synthcxr.vocabulary import Finding
@@ -55,14 +58,19 @@ class Generator:
         self.model, self.batch_size = model, batch_size
         info = model.info
         self.settings = (settings or SamplerSettings()).settled(info.sampler, info.few_steps, info.quick)
+        for name in ("finding_guidance", "keep_level"):
+            if getattr(self.settings, name) and not base_of(model.pipeline).guided:
+                raise ModelError(f"settings.{name} isn't there in models of this layout; leave it out")
         self._pipeline = model.few_step if self.settings.sampler == "few-step" else model.pipeline
         self._embedded: dict[str, PromptEmbeddings] = {}
 
     def prompt(self, condition: Condition) -> tuple[str, list[str]]:
         """The canonical prompt the model is told, and the words of the condition that it never saw."""
-        info = self.model.info
-        kept, missing = understood(condition, info.template, info.words)
-        return to_prompt(kept, info.template), missing
+        kept, missing = self._understood(condition)
+        return to_prompt(kept, self.model.info.template), missing
+
+    def _understood(self, condition: Condition) -> tuple[Condition, list[str]]:
+        return understood(condition, self.model.info.template, self.model.info.words)
 
     def rare(self, condition: Condition) -> dict[Finding, int]:
         """Findings of the condition that few training images showed, and how many: the model hardly knows them."""
@@ -95,52 +103,63 @@ class Generator:
     ) -> list[Generated]:
         pipeline, settings, size = self._pipeline, self.settings, self.model.info.resolution
         base = base_of(pipeline)
-        prompts = [self.prompt(request.condition)[0] for request in batch]
+        conditions = [self._understood(request.condition)[0] for request in batch]
+        prompts = [to_prompt(condition, self.model.info.template) for condition in conditions]
         pipeline.scheduler = build_sampler(settings.sampler, pipeline.scheduler)
         side = size // pipeline.vae_scale_factor
         seeds = [request.seed for request in batch]
         noise = image_noise(seeds, (base.denoiser_of(pipeline).config.in_channels, side, side))
 
-        guided = settings.guided_steps
+        guided_steps = settings.guided_steps
         arguments = {**base.arguments, **({"guidance_rescale": settings.rescale} if base.guided else {})}
 
         def watch(pipeline: DiffusionPipeline, step: int, _timestep: int, tensors: dict) -> dict:
             if stop():
                 raise Stopped
             observe(step + 1, tensors["latents"])
-            if base.guided and step + 1 == guided < settings.steps:  # from here on without the empty prompt
+            if base.guided and step + 1 == guided_steps < settings.steps:  # from here on without the empty prompt
                 pipeline._guidance_scale = 1.0
                 tensors |= {name: tensors[name].chunk(2)[1] for name in base.guided}
             return tensors
 
-        images = pipeline(
-            **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
-            num_inference_steps=settings.steps, guidance_scale=settings.guidance if guided else 1.0,
-            output_type="pt", generator=step_generators(seeds), callback_on_step_end=watch,
-            callback_on_step_end_tensor_inputs=["latents", *base.guided], **arguments,
-        ).images  # fmt: skip
+        with self._guided(conditions):
+            images = pipeline(
+                **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
+                num_inference_steps=settings.steps, guidance_scale=settings.guidance if guided_steps else 1.0,
+                output_type="pt", generator=step_generators(seeds), callback_on_step_end=watch,
+                callback_on_step_end_tensor_inputs=["latents", *base.guided], **arguments,
+            ).images  # fmt: skip
         pixels = from_float(images.float().mean(dim=1).cpu().numpy() * 2 - 1)
         return [
             Generated(image, request, prompt) for image, request, prompt in zip(pixels, batch, prompts, strict=True)
         ]
 
+    def _guided(self, conditions: list[Condition]) -> AbstractContextManager[None]:
+        settings = self.settings
+        led = [row for row, condition in enumerate(conditions) if condition.present and settings.finding_guidance]
+        if not settings.guided_steps or not (led or settings.keep_level):
+            return nullcontext()
+        unsaid = [to_prompt(without_findings(conditions[row]), self.model.info.template) for row in led]
+        share = settings.finding_guidance / settings.guidance
+        told = self._told(unsaid) if led else None
+        return guided(self._pipeline, len(conditions), led, told, share, settings.keep_level)
+
     def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """The pipeline's arguments for these prompts and the empty one."""
-        asked, empty = ([self._embedding(prompt) for prompt in said] for said in (prompts, [""] * len(prompts)))
-        arguments = {
-            "prompt_embeds": torch.cat([one.tokens for one in asked]),
-            "negative_prompt_embeds": torch.cat([one.tokens for one in empty]),
-        }
-        if asked[0].mask is not None:
-            arguments["prompt_attention_mask"] = torch.cat([one.mask for one in asked])
-            arguments["negative_prompt_attention_mask"] = torch.cat([one.mask for one in empty])
-        if asked[0].pooled is not None:
-            arguments["pooled_prompt_embeds"] = torch.cat([one.pooled for one in asked])
-            arguments["negative_pooled_prompt_embeds"] = torch.cat([one.pooled for one in empty])
+        asked, empty = self._told(prompts), self._told([""] * len(prompts))
+        arguments = {"prompt_embeds": asked.tokens, "negative_prompt_embeds": empty.tokens}
+        if asked.mask is not None:
+            arguments |= {"prompt_attention_mask": asked.mask, "negative_prompt_attention_mask": empty.mask}
+        if asked.pooled is not None:
+            arguments |= {"pooled_prompt_embeds": asked.pooled, "negative_pooled_prompt_embeds": empty.pooled}
         return arguments
 
-    def _embedding(self, prompt: str) -> PromptEmbeddings:
+    def _told(self, prompts: list[str]) -> PromptEmbeddings:
         """Each prompt is encoded alone: among others it would come out another by rounding, and with it the picture."""
+        alone = [self._embedding(prompt).fields() for prompt in prompts]
+        return PromptEmbeddings(**{name: torch.cat([one[name] for one in alone]) for name in alone[0]})
+
+    def _embedding(self, prompt: str) -> PromptEmbeddings:
         found = self._embedded.pop(prompt, None) or embed(self.model.pipeline, [prompt])
         self._embedded[prompt] = found  # the latest stands last
         if len(self._embedded) > REMEMBERED:

@@ -18,6 +18,7 @@ def generate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the pictures")] = None,
     steps: Annotated[int | None, typer.Option(help="of the sampler")] = None,
     guidance: Annotated[float | None, typer.Option(help="1: none; higher: closer to the prompt, less varied")] = None,
+    finding_guidance: Annotated[float | None, typer.Option(help="0: none; higher: more distinct findings")] = None,
     sampler: Annotated[str | None, typer.Option(help="dpm++, sde-dpm++, ddim or few-step")] = None,
     model: Annotated[str | None, typer.Option(help="folder, or hub id with its revision; default: embedded")] = None,
     batch_size: Annotated[int | None, typer.Option(help="pictures drawn at once")] = None,
@@ -35,6 +36,7 @@ def generate(
         "count": count, "seed": seed, "output": output and str(output), "model": model, "batch_size": batch_size,
         "format": format,
         "settings.steps": steps, "settings.guidance": guidance, "settings.sampler": sampler,
+        "settings.finding_guidance": finding_guidance,
         "prompts": prompts or None,
     }  # fmt: skip
     resolved = load(GenerateConfig, config, overrides + given(flags))

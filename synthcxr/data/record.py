@@ -59,8 +59,7 @@ class Record(Config):
     @property
     def present(self) -> set[Finding]:
         """Findings that are there, "No Finding" left out."""
-        stated = {finding for finding, state in self.condition.findings.items() if state.state == "present"}
-        return stated - {Finding.NO_FINDING}
+        return self.condition.present
 
     def sidecar(self) -> str:
         """JSON that lies beside the image in the shard: all but where that is."""

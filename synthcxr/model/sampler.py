@@ -33,6 +33,16 @@ class SamplerSettings(Config):
         None, ge=0, le=1, description="how far the contrast that guidance adds is taken back (Lin et al. 2024, eq. 16)"
     )
 
+    finding_guidance: float | None = Field(
+        None, ge=0, le=30, description="in guided steps of prompts with findings: how often the way to the prompt from "
+        "the same one without them is gone once more (after Brooks et al. 2023, eq. 3), half as dear again; 0: not",
+    )  # fmt: skip
+
+    keep_level: bool | None = Field(
+        None, description="guidance leaves the mean of each channel of latents as the prompt alone has it, so that "
+        "pictures get neither lighter nor darker by it",
+    )  # fmt: skip
+
     @property
     def guided_steps(self) -> int:
         """How many steps are guided, of settings that are all given: each of them evaluates the network twice."""
@@ -49,10 +59,16 @@ class SamplerSettings(Config):
             quick: where nothing is asked, that mode is meant.
 
         Raises:
-            ModelError: the few-step mode of a model that has none, or in another number of steps.
+            ModelError: the few-step mode of a model that has none, or in another number of steps; guidance by findings
+                where nothing is guided.
         """
         asked = SamplerSettings(sampler="few-step") if quick and self == SamplerSettings() else self
-        settings = asked.over(others)
+        settings = asked.over(others).over(USUAL)
+        if self.finding_guidance and (settings.sampler == "few-step" or not settings.guided_steps):
+            raise ModelError(
+                f"settings.finding_guidance = {self.finding_guidance:g} needs guided steps; give a guidance "
+                "above 1, and a sampler other than few-step"
+            )
         if settings.sampler != "few-step":
             return settings
         if few_steps is None:
@@ -63,11 +79,14 @@ class SamplerSettings(Config):
             raise ModelError(
                 f"settings.steps = {self.steps}: sampler 'few-step' of this model takes {few_steps}; leave it out"
             )
-        return settings.model_copy(update={"steps": few_steps, "guidance": 1.0, "guided": 0.0, "rescale": 0.0})
+        learned = {"guidance": 1.0, "guided": 0.0, "rescale": 0.0, "finding_guidance": 0.0, "keep_level": False}
+        return settings.model_copy(update={"steps": few_steps, **learned})
 
 
 # Of models that say nothing of themselves, as stock checkpoints.
-USUAL = SamplerSettings(sampler="dpm++", steps=25, guidance=4.0, guided=1.0, rescale=0.0)
+USUAL = SamplerSettings(
+    sampler="dpm++", steps=25, guidance=4.0, guided=1.0, rescale=0.0, finding_guidance=0.0, keep_level=False
+)
 
 
 def build_sampler(name: SamplerName, schedule: SchedulerMixin) -> SchedulerMixin:

@@ -77,9 +77,8 @@ class DenoiserStage:
     ):  # fmt: skip
         self.config, self.settings = config, config.denoiser
         self.train, self.validation, self.autoencoder = train, validation, autoencoder
-        drawn = SamplerSettings(
-            steps=self.settings.sample_steps, guidance=self.settings.sample_guidance, guided=self.settings.sample_guided
-        ).over(USUAL)
+        names = ("steps", "guidance", "guided", "finding_guidance", "keep_level")
+        drawn = SamplerSettings(**{name: getattr(self.settings, f"sample_{name}") for name in names}).over(USUAL)
         # Weights that stay as they are stay drawn from as they were tuned.
         self.sampler = start.info.sampler if start and not self.settings.steps else drawn
         repeats = [np.repeat(train.sharp, config.sharp_repeats - 1), np.repeat(train.ill, config.finding_repeats - 1)]
