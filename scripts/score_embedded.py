@@ -265,7 +265,10 @@ def write_card(card: Path, goals: str, model: Model, images: int, patients: int)
     else:
         before, after = text.split("## What it can't do")
         after = "## What it can't do" + after
-    drawn_by = ", ".join(f"{name} {value}" for name, value in Generator(model).settings.model_dump(mode="json").items())
+    settings = Generator(model).settings
+    learned = {name for name in type(settings).model_fields if settings.sampler == "few-step"} - {"sampler", "steps"}
+    said = settings.model_dump(mode="json", exclude=learned)
+    drawn_by = ", ".join(f"{name} {value}" for name, value in said.items())
     section = (
         f"{MARKS[0]}\n## Goals\n\nMeasured by `python scripts/score_embedded.py` on the weights "
         f"`{model.hash[:12]}`, at the default settings ({drawn_by}), beside {images} images of {patients} "

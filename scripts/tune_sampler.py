@@ -45,6 +45,13 @@ def evaluations(settings: SamplerSettings) -> int:
     return settings.steps + settings.guided_steps * (2 if settings.finding_guidance else 1)
 
 
+def parsed(setting: str) -> SamplerSettings:
+    fields, parts = list(SamplerSettings.model_fields), setting.split(":")
+    if len(parts) > len(fields):
+        raise SystemExit(f"--settings {setting}: has {len(parts)} parts, must have {len(fields)} at most; see --help")
+    return SamplerSettings(**dict(zip(fields, parts, strict=False)))
+
+
 def drawn(model: Model, records: list[Record], settings: SamplerSettings) -> tuple[list[np.ndarray], float]:
     """A picture of each record's condition, and pictures a second."""
     requests = [Request(condition=record.condition, seed=seed) for seed, record in enumerate(records)]
@@ -78,8 +85,7 @@ def main() -> None:
     size = model.info.resolution
     real = judge.read(from_float(to_square(to_float(dataset.read(one)), size)) for one in held_out).features
     records = chosen(dataset, "validate", asked.images, seed=1)
-    fields = list(SamplerSettings.model_fields)
-    given = [SamplerSettings(**dict(zip(fields, one.split(":"), strict=False))) for one in asked.settings] or GRID
+    given = [parsed(one) for one in asked.settings] or GRID
     grid = [one.settled(model.info.sampler, model.info.few_steps) for one in given]
     found: list[tuple[SamplerSettings, Score]] = []
     for settings in grid:
@@ -88,7 +94,7 @@ def main() -> None:
         name = ":".join(str(value) for value in settings.model_dump().values())
         told = [f"{scores[one].value:.3f}" for one in ("coverage", "AUROC, mean", "accuracy, sex") if one in scores]
         kernel = scores["kernel"]
-        print(f"{name:24} {evaluations(settings):3} evaluations {rate:5.2f}/s   kernel {kernel.value:.3f} "
+        print(f"{name:32} {evaluations(settings):3} evaluations {rate:5.2f}/s   kernel {kernel.value:.3f} "
               f"[{kernel.low:.3f}, {kernel.high:.3f}]   coverage, AUROC, sex {' '.join(told)}", flush=True)  # fmt: skip
         found.append((settings, kernel))
         if asked.sheets:

@@ -17,7 +17,7 @@ from synthcxr.errors import ModelError
 from synthcxr.images import from_float
 from synthcxr.model.bases import base_of
 from synthcxr.model.folder import Model
-from synthcxr.model.guidance import guided, without_findings
+from synthcxr.model.guidance import steered
 from synthcxr.model.prompts import PromptEmbeddings, embed, rare, understood
 from synthcxr.model.sampler import SamplerSettings, build_sampler
 from synthcxr.vocabulary import Finding
@@ -122,7 +122,7 @@ class Generator:
                 tensors |= {name: tensors[name].chunk(2)[1] for name in base.guided}
             return tensors
 
-        with self._guided(conditions):
+        with self._steered(conditions):
             images = pipeline(
                 **self._embeddings(prompts), latents=noise.to(pipeline._execution_device), height=size, width=size,
                 num_inference_steps=settings.steps, guidance_scale=settings.guidance if guided_steps else 1.0,
@@ -134,15 +134,14 @@ class Generator:
             Generated(image, request, prompt) for image, request, prompt in zip(pixels, batch, prompts, strict=True)
         ]
 
-    def _guided(self, conditions: list[Condition]) -> AbstractContextManager[None]:
+    def _steered(self, conditions: list[Condition]) -> AbstractContextManager[None]:
         settings = self.settings
         led = [row for row, condition in enumerate(conditions) if condition.present and settings.finding_guidance]
-        if not settings.guided_steps or not (led or settings.keep_level):
+        if not (led or settings.keep_level):
             return nullcontext()
-        unsaid = [to_prompt(without_findings(conditions[row]), self.model.info.template) for row in led]
-        share = settings.finding_guidance / settings.guidance
-        told = self._told(unsaid) if led else None
-        return guided(self._pipeline, len(conditions), led, told, share, settings.keep_level)
+        without = [conditions[row].model_copy(update={"findings": {}}) for row in led]
+        unsaid = self._told([to_prompt(condition, self.model.info.template) for condition in without]) if led else None
+        return steered(self._pipeline, settings, len(conditions), led, unsaid)
 
     def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """The pipeline's arguments for these prompts and the empty one."""

@@ -93,9 +93,11 @@ def test_generate_warns_of_words_the_model_never_saw(cli: Cli, tiny_model: Path)
 
 def test_words_become_config_overrides_or_prompts(cli: Cli) -> None:
     Path("mine.yaml").write_text("prompts: [Edema.]\noutput: there\ncount: 3\n")
-    ended = cli("generate", "mine.yaml", "settings.sampler=ddim", "-n", "5", "--guidance", "1.5", "--dry-run")
+    flags = ("-n", "5", "--guidance", "1.5", "--finding-guidance", "2")
+    ended = cli("generate", "mine.yaml", "settings.sampler=ddim", *flags, "--dry-run")
     assert ended.code == 0
-    for line in ("- Edema.", "output: there", "count: 5", "  sampler: ddim", "  guidance: 1.5"):
+    lines = ("- Edema.", "output: there", "count: 5", "  sampler: ddim", "  guidance: 1.5", "  finding_guidance: 2.0")
+    for line in lines:
         assert line in ended.out.splitlines()
     asked = cli("generate", "mine.yaml", "Pneumonia, pH = 7.", "No edema.", "--dry-run").out.splitlines()
     assert asked[:3] == ["prompts:", "- Pneumonia, pH = 7.", "- No edema."]

@@ -11,14 +11,13 @@ from base_folders import FOLDERS
 
 from synthcxr.conditions import parse_prompt
 from synthcxr.errors import ModelError
-from synthcxr.generate import Generator, Request
+from synthcxr.generate import Generator, Request, Stopped
 from synthcxr.model.folder import Model, load_model
-from synthcxr.model.sampler import SamplerSettings
+from synthcxr.model.sampler import USUAL, SamplerSettings
 
 SAID, UNSAID = "72 year old female. PA view. Cardiomegaly.", "72 year old female. PA view."
 HEALTHY = "40 year old male. No acute findings."
-GUIDED = SamplerSettings(sampler="ddim", steps=4, guidance=3.0, guided=0.5, rescale=0.0, finding_guidance=0.0)
-GUIDED = GUIDED.model_copy(update={"keep_level": False})
+GUIDED = SamplerSettings(sampler="ddim", steps=4, guidance=3.0, guided=0.5).over(USUAL)
 LED = SamplerSettings(finding_guidance=1.5).over(GUIDED)
 
 
@@ -92,7 +91,20 @@ def test_only_guided_steps_of_prompts_with_findings_cost_more(opened):
         assert seen == [2, 2, 1, 1]
     finally:
         watched.remove()
+
+
+def test_it_ends_with_the_picture_and_with_one_that_is_stopped(opened):
+    model = opened("embedded")
+    drawn(model, LED, 1, SAID)
     assert not model.pipeline.unet._forward_hooks
+    with pytest.raises(Stopped):
+        list(Generator(model, LED)(requests(SAID), progress=False, stop=lambda: True))
+    assert not model.pipeline.unet._forward_hooks
+
+
+def test_only_findings_that_are_there_are_led(opened):
+    model, prompts = opened("embedded"), ("Possible cardiomegaly.", "No cardiomegaly.", "No acute findings.")
+    assert (drawn(model, LED, 3, *prompts) == drawn(model, GUIDED, 3, *prompts)).all()
 
 
 def test_where_it_cannot_be_it_says_so(opened):
@@ -112,6 +124,21 @@ def test_a_model_of_before_has_neither(opened):
     before = model.info.sampler.model_copy(update={"finding_guidance": None, "keep_level": None})
     older = replace(model, info=model.info.model_copy(update={"sampler": before}))
     assert Generator(older).settings.finding_guidance == 0 and Generator(older).settings.keep_level is False
-    led = replace(model, info=model.info.model_copy(update={"sampler": LED}))
-    assert Generator(led).settings == LED
-    assert Generator(led, SamplerSettings(guidance=1.0)).settings.guided_steps == 0  # asked by the model, not by anyone
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SamplerSettings(),
+        SamplerSettings(guidance=1.0),
+        SamplerSettings(guided=0.0),
+        SamplerSettings(sampler="few-step"),
+    ],
+)
+def test_settled_settings_settle_no_further(asked):
+    """They go from one to the next: what draws a picture is recorded, and draws it again."""
+    model = LED.model_copy(update={"keep_level": True})
+    settled = asked.settled(model, 4)
+    assert settled.settled(model, 4) == settled == settled.settled(USUAL, 4)
+    guided = asked == SamplerSettings()
+    assert (settled.finding_guidance, settled.keep_level) == ((1.5, True) if guided else (0.0, False))

@@ -30,14 +30,13 @@ class SamplerSettings(Config):
         "2024: guidance at low noise adds nothing); the others cost half; all of them where the layout allows no end",
     )  # fmt: skip
     rescale: float | None = Field(
-        None, ge=0, le=1, description="how far the contrast that guidance adds is taken back (Lin et al. 2024, eq. 16)"
-    )
-
-    finding_guidance: float | None = Field(
-        None, ge=0, le=30, description="in guided steps of prompts with findings: how often the way to the prompt from "
-        "the same one without them is gone once more (after Brooks et al. 2023, eq. 3), half as dear again; 0: not",
+        None, ge=0, le=1, description="how far guidance's contrast is taken back (Lin et al. 2024, eq. 16), "
+        "by a factor: levels move with it",
     )  # fmt: skip
-
+    finding_guidance: float | None = Field(
+        None, ge=0, le=30, description="in guided steps of prompts that have a finding present: how often the way to "
+        "the prompt from the same one without any is gone once more (see model.guidance), half as dear again; 0: not",
+    )  # fmt: skip
     keep_level: bool | None = Field(
         None, description="guidance leaves the mean of each channel of latents as the prompt alone has it, so that "
         "pictures get neither lighter nor darker by it",
@@ -45,7 +44,7 @@ class SamplerSettings(Config):
 
     @property
     def guided_steps(self) -> int:
-        """How many steps are guided, of settings that are all given: each of them evaluates the network twice."""
+        """How many steps are guided, of settings that are all given: each evaluates the network twice at least."""
         return math.ceil(self.guided * self.steps) if self.guidance > 1 else 0
 
     def over(self, others: "SamplerSettings") -> "SamplerSettings":
@@ -64,23 +63,24 @@ class SamplerSettings(Config):
         """
         asked = SamplerSettings(sampler="few-step") if quick and self == SamplerSettings() else self
         settings = asked.over(others).over(USUAL)
-        if self.finding_guidance and (settings.sampler == "few-step" or not settings.guided_steps):
-            raise ModelError(
-                f"settings.finding_guidance = {self.finding_guidance:g} needs guided steps; give a guidance "
-                "above 1, and a sampler other than few-step"
-            )
-        if settings.sampler != "few-step":
+        if settings.sampler == "few-step":
+            if few_steps is None:
+                raise ModelError(
+                    "settings.sampler = 'few-step' needs a model that learned it (distillation.steps); give dpm++"
+                )
+            if self.steps not in (None, few_steps):
+                raise ModelError(
+                    f"settings.steps = {self.steps}: sampler 'few-step' of this model takes {few_steps}; leave it out"
+                )
+            settings = settings.model_copy(update={"steps": few_steps, "guidance": 1.0, "guided": 0.0, "rescale": 0.0})
+        if settings.guided_steps:
             return settings
-        if few_steps is None:
+        if self.finding_guidance:
             raise ModelError(
-                "settings.sampler = 'few-step' needs a model that learned it (distillation.steps); give dpm++"
+                f"settings.finding_guidance = {self.finding_guidance:g} needs guided steps; give a guidance above 1, "
+                "guided above 0, and a sampler other than few-step"
             )
-        if self.steps not in (None, few_steps):
-            raise ModelError(
-                f"settings.steps = {self.steps}: sampler 'few-step' of this model takes {few_steps}; leave it out"
-            )
-        learned = {"guidance": 1.0, "guided": 0.0, "rescale": 0.0, "finding_guidance": 0.0, "keep_level": False}
-        return settings.model_copy(update={"steps": few_steps, **learned})
+        return settings.model_copy(update={"finding_guidance": 0.0, "keep_level": False})
 
 
 # Of models that say nothing of themselves, as stock checkpoints.

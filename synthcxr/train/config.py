@@ -116,8 +116,8 @@ class DenoiserConfig(StageConfig):
     )
     sample_guidance: float = Field(2.0, ge=1)
     sample_guided: float = Field(1.0, ge=0, le=1, description="share of the steps, from the first on, that are guided")
-    sample_finding_guidance: float = Field(0.0, ge=0)
-    sample_keep_level: bool = Field(False, description="as model.sampler's keep_level, and the four above as its own")
+    sample_finding_guidance: float = Field(0.0, ge=0, le=30, description="how much farther findings are led")
+    sample_keep_level: bool = Field(False, description="guidance makes pictures neither lighter nor darker")
 
 
 class DistillationConfig(StageConfig):

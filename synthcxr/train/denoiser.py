@@ -77,8 +77,11 @@ class DenoiserStage:
     ):  # fmt: skip
         self.config, self.settings = config, config.denoiser
         self.train, self.validation, self.autoencoder = train, validation, autoencoder
-        names = ("steps", "guidance", "guided", "finding_guidance", "keep_level")
-        drawn = SamplerSettings(**{name: getattr(self.settings, f"sample_{name}") for name in names}).over(USUAL)
+        told = self.settings
+        drawn = SamplerSettings(
+            steps=told.sample_steps, guidance=told.sample_guidance, guided=told.sample_guided,
+            finding_guidance=told.sample_finding_guidance, keep_level=told.sample_keep_level,
+        ).over(USUAL)  # fmt: skip
         # Weights that stay as they are stay drawn from as they were tuned.
         self.sampler = start.info.sampler if start and not self.settings.steps else drawn
         repeats = [np.repeat(train.sharp, config.sharp_repeats - 1), np.repeat(train.ill, config.finding_repeats - 1)]

@@ -79,7 +79,9 @@ class DistillationStage:
     ):  # fmt: skip
         """`begin` is the folder of an adapter to go on from; None: at nothing beside the weights."""
         self.config, self.settings, self.teacher = config, config.distillation, teacher
-        self.drawn = _deterministic(self.settings.teacher.over(teacher.info.sampler), self.settings.evaluations)
+        self.drawn = _deterministic(
+            self.settings.teacher.settled(teacher.info.sampler, None), self.settings.evaluations
+        )
         self.conditions = self._conditions(train)
         self.checked_conditions = [record.condition for record in validation.records[: self.settings.validation_images]]
         self.ways = self._recorded(cache, "train", self.conditions)

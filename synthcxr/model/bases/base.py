@@ -52,7 +52,7 @@ class Base:
         text_lora: the same of its text encoders; none where the pipeline's own files of adapters have no room for them.
         tokens: what its text encoders read of a prompt at most, begin and end included.
         guided: tensors of its pipeline's loop whose first half is the empty prompt's: where there are any, guidance may
-            end before the last step, and be rescaled.
+            end before the last step, be rescaled, lead findings farther and keep the level.
         arguments: what else its pipeline is called with, to draw at the very size that's asked for.
         settings: the pipeline's own entries of model_index.json that training decides.
     """
