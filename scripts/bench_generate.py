@@ -22,7 +22,7 @@ from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, PNDMSchedu
 
 from synthcxr.errors import UserError
 from synthcxr.model.folder import EMBEDDED, load_model
-from synthcxr.model.sampler import USUAL, SamplerSettings
+from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.engines.local import default_workers, devices_of, quiet
 from synthcxr.synthesis.run import run
@@ -105,7 +105,8 @@ def speed(model: Path, images: int, stock_images: int, steps: int | None) -> Non
     print(f"{'stock, DPM-Solver++ 25':44} {dpm:8.3f} images/s   {dpm / pndm:6.2f} x PNDM")
     del pipeline
     usual = SamplerSettings().settled(info.sampler, info.few_steps, info.quick)
-    asked = [usual, info.sampler.over(USUAL), *([SamplerSettings(steps=steps).over(info.sampler)] if steps else [])]
+    others = [info.sampler, *([SamplerSettings(steps=steps)] if steps else [])]
+    asked = [usual, *(one.settled(info.sampler, info.few_steps) for one in others)]
     rates = []
     for settings in dict.fromkeys(asked):
         rates.append(synthesize(model, images, settings=settings))

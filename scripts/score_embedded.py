@@ -35,9 +35,10 @@ from synthcxr.evaluation.scores import Score
 from synthcxr.files import write_text
 from synthcxr.generate import Generator, Request
 from synthcxr.images import to_float
-from synthcxr.model.autoencoder import block_pca, edge_energy, pca_reconstruction, psnr
+from synthcxr.model.autoencoder import edge_energy, psnr
 from synthcxr.model.classifier import Classifier, Readings, load_classifier
 from synthcxr.model.folder import EMBEDDED, Model, load_model
+from synthcxr.model.lapped import block_pca, pca_reconstruction
 from synthcxr.model.sampler import SamplerSettings
 from synthcxr.synthesis.config import SynthesizeConfig
 from synthcxr.synthesis.run import run as synthesize
@@ -266,9 +267,8 @@ def write_card(card: Path, goals: str, model: Model, images: int, patients: int)
         before, after = text.split("## What it can't do")
         after = "## What it can't do" + after
     settings = Generator(model).settings
-    learned = {name for name in type(settings).model_fields if settings.sampler == "few-step"} - {"sampler", "steps"}
-    said = settings.model_dump(mode="json", exclude=learned)
-    drawn_by = ", ".join(f"{name} {value}" for name, value in said.items())
+    turned = {"sampler", "steps"} if settings.sampler == "few-step" else None  # the rest is learned in
+    drawn_by = ", ".join(f"{name} {value}" for name, value in settings.model_dump(mode="json", include=turned).items())
     section = (
         f"{MARKS[0]}\n## Goals\n\nMeasured by `python scripts/score_embedded.py` on the weights "
         f"`{model.hash[:12]}`, at the default settings ({drawn_by}), beside {images} images of {patients} "

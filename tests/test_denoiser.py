@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from synthcxr.diffusion import alpha_sigma, noised, v_target
-from synthcxr.model.autoencoder import cosines
 from synthcxr.model.denoiser import ChestUNet, Gaussian, build_scheduler
 from synthcxr.model.embedded import DenoiserShape, build_unet
+from synthcxr.model.lapped import cosines
 from synthcxr.train.denoiser import channel_weights
 
 CHANNELS, SIDE = 3, 4

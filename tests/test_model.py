@@ -26,20 +26,16 @@ from synthcxr.errors import ModelError
 from synthcxr.generate import Generator, Request
 from synthcxr.model.autoencoder import (
     ChestAutoencoder,
-    block_pca,
     detail_noise,
     edge_energy,
-    lap,
-    lapping,
     own_noise,
-    pca_reconstruction,
     psnr,
     sharpened,
     start_from_pca,
-    unlap,
 )
 from synthcxr.model.embedded import AutoencoderShape, build_autoencoder, build_tokenizer
 from synthcxr.model.folder import EMBEDDED, load_model, save_model
+from synthcxr.model.lapped import block_pca, lap, lapping, pca_reconstruction, unlap
 from synthcxr.model.prompts import understood, words_of
 from synthcxr.model.sampler import SamplerSettings
 

@@ -59,24 +59,27 @@ def train(folder: str, at: tuple[str, int, int] | None = None) -> None:
     import synthcxr.train.classifier
     import synthcxr.train.contrastive
     import synthcxr.train.denoiser
-    import synthcxr.train.detail
     import synthcxr.train.distillation
-    import synthcxr.train.few_detail
     from synthcxr.cli import main
     from synthcxr.train.batches import batch_items
-    from synthcxr.train.loop import Trainer
+    from synthcxr.train.loop import Stage, Trainer
 
-    stages = synthcxr.train
-    for module in (getattr(stages, name) for name in STAGES):
+    at_work: list[str] = []  # stages, the one that is trained last
+    begin, report = Trainer.__init__, Trainer._report
 
-        def watched(items: object, seed: int, step: int, batch_size: int, name: str = module.__name__) -> object:
-            batch = batch_items(items, seed, step, batch_size)
-            with open("batches.jsonl", "a") as file:
-                file.write(json.dumps([name.split(".")[-1], step, batch.tolist()]) + "\n")
-            return batch
+    def beginning(self: Trainer, stage: Stage, *rest: object, **others: object) -> None:
+        at_work.append(stage.name)
+        begin(self, stage, *rest, **others)
 
-        module.batch_items = watched
-    report = Trainer._report
+    def watched(items: object, seed: int, step: int, batch_size: int) -> object:
+        batch = batch_items(items, seed, step, batch_size)
+        with open("batches.jsonl", "a") as file:
+            file.write(json.dumps([at_work[-1], step, batch.tolist()]) + "\n")
+        return batch
+
+    Trainer.__init__ = beginning
+    for name in ("autoencoder", "denoiser", "distillation", "classifier", "contrastive"):
+        getattr(synthcxr.train, name).batch_items = watched
 
     def signalling(self: Trainer, event: str, **values: float) -> None:
         report(self, event, **values)

@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
 from synthcxr.diffusion import AlphaSigma, alpha_sigma, ddim_step
-from synthcxr.model.autoencoder import cosines
+from synthcxr.model.lapped import cosines
 
 # A stock pipeline finds out how to load a component of another library by asking its module for this name.
 __all__ = ["ChestUNet", "Gaussian", "ModelMixin", "after", "build_scheduler"]

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthcxr.config import Config
-from synthcxr.model.autoencoder import BLOCK, ChestAutoencoder
+from synthcxr.model.autoencoder import ChestAutoencoder
 from synthcxr.model.denoiser import ChestUNet
+from synthcxr.model.lapped import BLOCK
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 SINGLE = string.ascii_lowercase + string.digits + string.punctuation

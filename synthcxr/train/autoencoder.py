@@ -7,19 +7,12 @@ from torch.nn.functional import avg_pool2d
 
 from synthcxr.data.corpus import Corpus
 from synthcxr.images import contact_sheet, from_float, to_float
-from synthcxr.model.autoencoder import (
-    BLOCK,
-    ChestAutoencoder,
-    block_pca,
-    edge_energy,
-    pca_reconstruction,
-    psnr,
-    start_from_pca,
-)
+from synthcxr.model.autoencoder import ChestAutoencoder, edge_energy, psnr, start_from_pca
 from synthcxr.model.embedded import build_autoencoder
+from synthcxr.model.lapped import BLOCK, block_pca, pca_reconstruction
 from synthcxr.runs import derive_seed
 from synthcxr.train.batches import batch_items, share, step_rng
-from synthcxr.train.config import TrainConfig
+from synthcxr.train.config import StageConfig, TrainConfig
 
 PCA_IMAGES = 1000
 SCALE_IMAGES = 256
@@ -45,12 +38,15 @@ class AutoencoderModule(nn.Module):
 class ReconstructingStage:
     """What the stages of the autoencoder share: images by index, and held-out ones that they are measured on."""
 
+    config: TrainConfig
+    settings: StageConfig
     train: Corpus
+    items: np.ndarray
     reconstruction: "Reconstruction"
 
     def _indices(self, step: int) -> np.ndarray:
         """Of the images of a step."""
-        raise NotImplementedError
+        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the images of a step, for error messages."""
@@ -92,9 +88,6 @@ class AutoencoderStage(ReconstructingStage):
         autoencoder = build_autoencoder(self.settings.shape, self.config.resolution)
         start_from_pca(autoencoder, images, self.settings.whitening)
         return autoencoder
-
-    def _indices(self, step: int) -> np.ndarray:
-        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean loss over this process's part of the batch of one step."""

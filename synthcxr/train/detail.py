@@ -18,7 +18,7 @@ from synthcxr.train.autoencoder import (
     some_images,
     to_images,
 )
-from synthcxr.train.batches import batch_items, share, step_rng
+from synthcxr.train.batches import share, step_rng
 from synthcxr.train.config import AutoencoderConfig, TrainConfig
 
 
@@ -68,9 +68,6 @@ class DetailStage(ReconstructingStage):
         for part in images.to(autoencoder.device).split(16):
             detail.append(autoencoder.free(part - autoencoder.coarse(autoencoder.encode(part).latent_dist.mean)))
         autoencoder.register_to_config(detail_scale=round(torch.cat(detail).std().item(), 5))
-
-    def _indices(self, step: int) -> np.ndarray:
-        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean error of v over this process's part of the batch of one step."""

@@ -6,7 +6,6 @@ by halves), from the ways that it went itself as stage 1b left it.
 
 import copy
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +14,7 @@ from synthcxr.diffusion import ddim_step
 from synthcxr.errors import RunError
 from synthcxr.model.autoencoder import ChestAutoencoder, detail_noise, detail_places
 from synthcxr.train.autoencoder import PCA_IMAGES, Reconstruction, sharp_items, some_images, to_images
-from synthcxr.train.batches import batch_items, share, step_rng
+from synthcxr.train.batches import share, step_rng
 from synthcxr.train.config import TrainConfig
 from synthcxr.train.detail import DetailStage, crops
 
@@ -62,9 +61,6 @@ class FewDetailStage(DetailStage):
         self.module = FewDetailModule(student, teacher, self.settings.teacher_steps)
         images = some_images(train, self.items, config.seed, PCA_IMAGES)
         self.reconstruction = Reconstruction(validation, self.settings.validation_images, images, student)
-
-    def _indices(self, step: int) -> np.ndarray:
-        return batch_items(self.items, self.config.seed, step, self.settings.batch_size)
 
     def loss(self, module: nn.Module, step: int, rank: int, processes: int, device: torch.device) -> torch.Tensor:
         """Mean error of v of whole steps over this process's part of the batch of one step."""
